@@ -1,0 +1,767 @@
+"""Decode and judge.
+
+    python eval.py --model base                                               # the held-out test of the simulated world
+    python eval.py --model base --bench bfcl --categories simple_python       # BFCL's questions (pip: bfcl-eval)
+    python eval.py --bench bfcl --categories multiple --answers answers.jsonl # score answers made elsewhere, no model
+
+Batched decoding with a cache that is filled once a prompt and shared by all its continuations (search uses the same),
+the AST checker with BFCL's matching rules, and one kind of error for each wrong answer.
+"""
+
+import ast
+import importlib.util
+import json
+import math
+import operator
+import re
+import sys
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import HfArgumentParser
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+import synth
+from sft import autocast, context_length, load_model, run, split_too_long
+from synth import Call
+
+
+# ---------------------------------------------------------------------------------------------
+# Decoding: a cache for each prompt, computed once; continuations in one batch
+# ---------------------------------------------------------------------------------------------
+
+
+class RoomyLayer(CacheLayerMixin):
+    """One layer's keys and values, with room for what is to come: nothing is copied when a token is added."""
+
+    def __init__(self, keys, values, length):
+        self.keys, self.values, self.length, self.is_initialized = keys, values, length, True
+
+    def lazy_initialization(self, *states):
+        pass
+
+    def update(self, keys, values, *args, **kwargs):
+        """keys, values: (rows, heads, new, size) -> all so far, (rows, heads, length + new, size)."""
+        end = self.length + keys.shape[-2]
+        self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = keys, values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_seq_length(self):
+        return self.length
+
+    def get_max_length(self):
+        return self.keys.shape[-2]
+
+    get_max_cache_shape = get_max_length     # its name in earlier transformers
+
+    def get_mask_sizes(self, query_length, *args):
+        return self.length + query_length, 0
+
+    def keep(self, rows):
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+class Prompts:
+    """Prompts with their keys and values, all but the last token's: that one starts every continuation."""
+
+    @torch.no_grad()
+    def __init__(self, model, prompts, max_tokens=16384, progress=False):
+        """prompts: lists of token ids, each at least one long; max_tokens: padded tokens a forward pass."""
+        self.model, self.last, self.states = model, [p[-1] for p in prompts], [None] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        bar = tqdm(total=len(prompts), desc="prompts", disable=not progress, leave=False)
+        while order:
+            width = max(1, len(prompts[order[0]]) - 1)
+            group, order = order[:max(1, max_tokens // width)], order[max(1, max_tokens // width):]
+            ids = torch.zeros(len(group), width, dtype=torch.long)
+            for row, i in enumerate(group):
+                ids[row, :len(prompts[i]) - 1] = torch.tensor(prompts[i][:-1])
+            keep = torch.arange(width) < torch.tensor([[len(prompts[i]) - 1] for i in group])
+            mask = keep[:, None, None, :] & torch.ones(width, width, dtype=torch.bool).tril()
+            mask |= torch.eye(width, dtype=torch.bool)
+            with autocast(model.device):
+                cache = model.base_model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
+                                         position_ids=torch.arange(width, device=model.device).expand(len(group), -1),
+                                         use_cache=True).past_key_values
+            for row, i in enumerate(group):
+                n = len(prompts[i]) - 1
+                self.states[i] = [(layer.keys[row, :, :n].clone(), layer.values[row, :, :n].clone()) for layer in cache.layers]
+            bar.update(len(group))
+        bar.close()
+
+    def length(self, i):
+        return self.states[i][0][0].shape[-2]
+
+    def feed(self, index, feeds, room):
+        """Run each row's tokens behind its prompt. index: prompt of each row; feeds: token ids of each row, not empty.
+
+        Rows are padded at the left, so that the last column holds each row's last token. Returns hidden states
+        (rows, width, size), the cache with `room` places left, its mask (rows, 1, prompt + width + room), and each
+        row's next position (rows,).
+        """
+        device, rows = self.model.device, len(index)
+        before, width = max(map(self.length, index)), max(map(len, feeds))
+        mask = torch.zeros(rows, 1, before + width + room, dtype=torch.bool)
+        ids, start = torch.zeros(rows, width, dtype=torch.long), torch.zeros(rows, 1, dtype=torch.long)
+        for row, (i, feed) in enumerate(zip(index, feeds)):
+            mask[row, 0, :self.length(i)] = True
+            mask[row, 0, before + width - len(feed):before + width] = True
+            ids[row, width - len(feed):] = torch.tensor(feed)
+            start[row] = self.length(i) + len(feed) - width
+        layers = []
+        for keys, values in self.states[index[0]]:
+            shape = (rows, keys.shape[0], before + width + room, keys.shape[-1])
+            layers.append(RoomyLayer(keys.new_zeros(shape), values.new_zeros(shape), before))
+        for row, i in enumerate(index):
+            for layer, (keys, values) in zip(layers, self.states[i]):
+                layer.keys[row, :, :keys.shape[-2]], layer.values[row, :, :keys.shape[-2]] = keys, values
+        mask = mask.to(device)
+        causal = torch.ones(before + width, before + width, dtype=torch.bool, device=device).tril()[before:]
+        attend = mask[:, :, None, :before + width] & causal
+        attend |= torch.eye(before + width, dtype=torch.bool, device=device)[before:]     # padding sees itself
+        positions = (start.to(device) + torch.arange(width, device=device)).clamp(min=0)
+        cache = Cache(layers=layers)
+        with autocast(device):
+            hidden = self.model.base_model(input_ids=ids.to(device), attention_mask=attend, position_ids=positions,
+                                           past_key_values=cache, use_cache=True).last_hidden_state
+        return hidden, cache, mask, positions[:, -1] + 1
+
+
+def chunks(prompts, index, feeds, room, max_tokens):
+    """Split rows so that no forward pass holds more than `max_tokens` tokens of cache; at least one row each."""
+    start = 0
+    while start < len(index):
+        stop, before, width = start, 0, 0
+        while stop < len(index):
+            before, width = max(before, prompts.length(index[stop])), max(width, len(feeds[stop]))
+            if stop > start and (before + width + room) * (stop - start + 1) > max_tokens:
+                break
+            stop += 1
+        yield slice(start, stop)
+        start = stop
+
+
+@torch.no_grad()
+def decode(prompts, index, prefixes, max_new, stop_id, temperature=0.0, generator=None, max_tokens=65536, progress=False):
+    """Continue rows to their end. index: prompt of each row; prefixes: ids of the response so far, may be empty.
+
+    temperature 0 is greedy. Returns a list of (ids, logps): the new tokens up to and with `stop_id`, or `max_new` of
+    them, and the log-probability in nats of each under the policy itself (temperature 1).
+    """
+    model, head, results = prompts.model, prompts.model.get_output_embeddings(), []
+    feeds = [[prompts.last[i], *prefix] for i, prefix in zip(index, prefixes)]
+    bar = tqdm(total=len(index), desc="decode", disable=not progress, leave=False)
+    for part in chunks(prompts, index, feeds, max_new, max_tokens):
+        hidden, cache, mask, position = prompts.feed(index[part], feeds[part], max_new)
+        hidden, alive = hidden[:, -1], list(range(len(index[part])))
+        out = [([], []) for _ in alive]
+        for _ in range(max_new):
+            with autocast(model.device):
+                logits = head(hidden).float()
+            if temperature > 0:
+                chosen = torch.multinomial(torch.softmax(logits.cpu() / temperature, -1), 1, generator=generator)[:, 0]
+                chosen = chosen.to(logits.device)
+            else:
+                chosen = logits.argmax(-1)
+            logps = torch.log_softmax(logits, -1).gather(1, chosen[:, None])[:, 0]
+            for row, token, logp in zip(alive, chosen.tolist(), logps.tolist()):
+                if row is not None:
+                    out[row][0].append(token)
+                    out[row][1].append(logp)
+            alive = [None if row is None or out[row][0][-1] == stop_id else row for row in alive]
+            left = [n for n, row in enumerate(alive) if row is not None]
+            if not left:
+                break
+            if len(left) <= 0.75 * len(alive):     # finished rows leave the batch
+                keep = torch.tensor(left, device=model.device)
+                alive, chosen, position, mask = [alive[n] for n in left], chosen[keep], position[keep], mask[keep]
+                for layer in cache.layers:
+                    layer.keep(keep)
+            length = cache.layers[0].length
+            mask[:, :, length] = True
+            with autocast(model.device):
+                hidden = model.base_model(input_ids=chosen[:, None], attention_mask=mask[:, :, None, :length + 1],
+                                          position_ids=position[:, None], past_key_values=cache,
+                                          use_cache=True).last_hidden_state[:, -1]
+            position = position + 1
+        results += out
+        bar.update(len(out))
+    bar.close()
+    return results
+
+
+@torch.no_grad()
+def score(prompts, index, prefixes, tails, choices, max_tokens=65536):
+    """Log-probabilities of given continuations, and what comes next among some tokens.
+
+    index: prompt of each row; prefixes: ids of the response so far; tails: ids behind it, not empty; choices: ids.
+    Returns (logps, probabilities): for each row the log-probability in nats of each token of prefix + tail, and the
+    probabilities (choices,) of the next token among `choices`, scaled to sum to one.
+    """
+    head, logps, grades = prompts.model.get_output_embeddings(), [], []
+    feeds = [[prompts.last[i], *prefix, *tail] for i, prefix, tail in zip(index, prefixes, tails)]
+    for part in chunks(prompts, index, feeds, 0, max_tokens):
+        hidden, *_ = prompts.feed(index[part], feeds[part], 0)
+        width = hidden.shape[1]
+        rows, columns, targets = [], [], []
+        for row, feed in enumerate(feeds[part]):
+            rows += [row] * (len(feed) - 1)
+            columns += range(width - len(feed), width - 1)
+            targets += feed[1:]
+        with autocast(hidden.device):
+            logits = head(hidden[rows, columns]).float()
+            next_logits = head(hidden[:, -1]).float()[:, choices] if choices else None
+        targets = torch.tensor(targets, device=logits.device)
+        found = iter(torch.log_softmax(logits, -1).gather(1, targets[:, None])[:, 0].tolist())
+        logps += [[next(found) for _ in feed[1:]] for feed in feeds[part]]
+        if choices:
+            grades += torch.softmax(next_logits, -1).tolist()
+    return logps, grades
+
+
+def stop_token(tokenizer):
+    """Id of the token that ends an assistant's turn."""
+    return tokenizer(synth.end_of_turn(tokenizer), add_special_tokens=False)["input_ids"][0]
+
+
+def response_text(tokenizer, ids, stop_id):
+    """Token ids of a response -> text, without the end of the turn."""
+    return tokenizer.decode(ids[:-1] if ids and ids[-1] == stop_id else ids)
+
+
+# ---------------------------------------------------------------------------------------------
+# The AST checker
+# ---------------------------------------------------------------------------------------------
+
+# From the farthest to the closest miss: where several calls miss one answer, the closest is reported.
+ERROR_KINDS = ("unparseable", "call where none was due", "no call where one was due", "wrong number of calls",
+               "wrong tool", "missing parameter", "unexpected parameter", "wrong type", "wrong value")
+
+# ---- The rules of a right answer ----------------------------------------------------------------------------------
+# BFCL's, for its Python categories. "Possible answers" are a list with one {name: {parameter: options}} for each call
+# that is due; `options` lists the right values, and "" among them says that the parameter may be left out. In an
+# option that is a dict each key has a list of options again. Odd corners are BFCL's own, and kept: scores must agree.
+
+TYPES = {"string": str, "integer": int, "float": float, "boolean": bool, "array": list, "tuple": list, "dict": dict,
+         "any": str}
+FOLD = str.maketrans({mark: None for mark in " ,./-_*^"} | {"'": '"'})
+
+
+def fold(value):
+    """Strings are compared without case and these marks, so "April 1, 2024" equals "april 1 2024"; others as is."""
+    return value.translate(FOLD).lower() if type(value) is str else value
+
+
+def type_of(options):
+    """The type that the options have: that of the first which is not "" (None where there is no other)."""
+    return next((type(option) for option in options if option != ""), None)
+
+
+def check_value(value, options, schema):
+    """A parameter's value against its options and its JSON schema -> None, "wrong type" or "wrong value"."""
+    declared = schema.get("type")
+    expected = TYPES.get(declared)
+    inner = TYPES.get(schema.get("items", {}).get("type")) if declared in ("array", "tuple") else None
+    if declared == "tuple" and type(value) is tuple:
+        value = list(value)  # JSON has no tuples, so the options hold lists
+    if declared == "float" and type(value) is int and abs(value) < 1e308:
+        value = float(value)
+
+    # The declared type is the rule; where the options are of another (a variable's name, a null), values may be too.
+    given = type_of(options)
+    if type(value) is expected:
+        as_declared = given in (None, expected)
+        if inner and not any(type(option) is not list or all(type(item) in (inner, type_of(option)) for item in value)
+                             for option in options):
+            return "wrong type"
+    elif given is not None and type(value) is given:
+        as_declared = False
+    else:
+        return "wrong type"
+
+    if not as_declared:
+        right = value in options
+    elif expected is dict:
+        right = any(_fits(value, option) for option in options if option != "")
+    elif expected is list and inner is dict:
+        right = any(len(value) == len(option) and all(map(_fits, value, option)) for option in options)
+    elif expected is list:
+        right = [fold(item) for item in value] in [[fold(item) for item in option] for option in options]
+    else:
+        right = fold(value) in [fold(option) for option in options]
+    return None if right else "wrong value"
+
+
+def _fits(value, option):
+    """Whether a dict has only keys of the option, each with one of its values, and lacks none that must be there."""
+    return (type(value) is dict and type(option) is dict
+            and all(key in option and fold(item) in map(fold, option[key]) for key, item in value.items())
+            and all(key in value or "" in choices for key, choices in option.items()))
+
+
+def check_call(call, wanted, tool):
+    """One call against {parameter: options} and the tool that is due -> None or an error kind."""
+    if call.name != tool["name"]:
+        return "wrong tool"
+    properties = tool["parameters"]["properties"]
+    if any(name not in call.args for name in tool["parameters"].get("required", ())):
+        return "missing parameter"
+    for name, value in call.args.items():
+        if name not in properties or name not in wanted:
+            return "unexpected parameter"
+        error = check_value(value, wanted[name], properties[name])
+        if error:
+            return error
+    if any(name not in call.args and "" not in options for name, options in wanted.items()):
+        return "missing parameter"
+    return None
+
+
+def check_calls(calls, answers, tools):
+    """The calls of a response against the possible answers -> None when right, else one of ERROR_KINDS.
+
+    calls: list of Call in any order; None for a response that could not be parsed. answers: BFCL's possible answers;
+    None or [] where no call is due. tools: BFCL's layout. Raises ValueError when an answer's tool is not in `tools`.
+    """
+    if not answers:
+        return "call where none was due" if calls else None
+    if not calls:
+        return "unparseable" if calls is None else "no call where one was due"
+    if len(calls) != len(answers):
+        return "wrong number of calls"
+    left = list(calls)
+    for answer in answers:  # each answer takes the first call that fits, as BFCL does, not the best assignment
+        (name, wanted), = answer.items()
+        tool = find_tool(name, tools)
+        errors = [check_call(call, wanted, tool) for call in left]
+        if None not in errors:
+            return max(errors, key=ERROR_KINDS.index)
+        del left[errors.index(None)]
+    return None
+
+
+def find_tool(name, tools):
+    """The schema with this name. Raises ValueError when there is none."""
+    for tool in tools:
+        if tool["name"] == name:
+            return tool
+    raise ValueError(f"no tool named {name!r} in the toolset")
+
+
+# ---- One target instead of possible answers -----------------------------------------------------------------------
+
+def answers_from(calls, tools):
+    """A target (list of Call) -> possible answers: its own values only. An optional parameter that it leaves out may
+    be given as its default, and one that it gives as its default may be left out: the call is the same. (So "the same
+    call" is an equivalence, and BFCL's greedy matching finds every right order.) Raises ValueError when a call is not
+    one that its schema allows."""
+    answers = []
+    for call in calls:
+        tool = find_tool(call.name, tools)
+        properties, required = tool["parameters"]["properties"], tool["parameters"].get("required", ())
+        wrong = [name for name in call.args if name not in properties] + [n for n in required if n not in call.args]
+        if wrong:
+            raise ValueError(f"target calls {call.name!r} with unknown, or without required, parameters: {wrong}")
+        wanted = {name: [_as_option(value, properties[name])] for name, value in call.args.items()}
+        for name, schema in properties.items():
+            if "default" in schema and name not in required:
+                default = _as_option(schema["default"], schema)
+                if name not in wanted:
+                    wanted[name] = ["", default]
+                elif check_value(call.args[name], [default], schema) is None:
+                    wanted[name].append("")
+        answers.append({call.name: wanted})
+    return answers
+
+
+def _as_option(value, schema):
+    """A value -> an option: where BFCL looks into dicts, each of their values becomes a list of one."""
+    if schema.get("type") == "dict" and type(value) is dict:
+        return {key: [item] for key, item in value.items()}
+    if schema.get("type") in ("array", "tuple") and type(value) in (list, tuple):
+        inner = schema.get("items", {})
+        return [_as_option(item, inner) if inner.get("type") == "dict" else item for item in value]
+    return value
+
+
+def score_fraction(calls, target, tools):
+    """How much of a response is right, in [0, 1]: the graded outcome that a search can climb; 1 only when all is.
+
+    A point for each of the target's tools called and for each of its parameters given rightly, over all points there
+    are plus all that the response has too much (calls, names, parameters). calls: list of Call, or None (0 points).
+    """
+    answers = answers_from(target, tools)
+    if check_calls(calls, answers, tools) is None:
+        return 1.0
+    if not calls or not target:
+        return 0.0
+
+    def compare(call, due, answer):
+        """(points, points there are) of one predicted call for one that is due."""
+        properties = find_tool(due.name, tools)["parameters"]["properties"]
+        right = {name for name, options in answer[due.name].items()
+                 if (check_value(call.args[name], options, properties[name]) is None if name in call.args
+                     else "" in options)}
+        too_much = call.args.keys() - due.args.keys() - right  # an optional parameter at its default is not
+        return (call.name == due.name) + len(right & due.args.keys()), 1 + len(due.args) + len(too_much)
+
+    pairs = [(*compare(call, due, answers[j]), i, j) for i, call in enumerate(calls) for j, due in enumerate(target)]
+    calls_left, target_left = dict(enumerate(calls)), dict(enumerate(target))
+    points = total = 0
+    for right, possible, i, j in sorted(pairs, key=lambda pair: -pair[0] / pair[1]):  # greedy: the best pair first
+        if i in calls_left and j in target_left:
+            points, total = points + right, total + possible
+            del calls_left[i], target_left[j]
+    total += sum(1 + len(call.args) for call in [*calls_left.values(), *target_left.values()])
+    return min(points, total - 0.5) / total  # under 1 whatever the greedy choice did: check_calls found a fault
+
+
+# ---- BFCL's data and its reading of an answer ---------------------------------------------------------------------
+
+BFCL_CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance", "live_simple",
+                   "live_multiple", "live_parallel", "live_parallel_multiple", "live_irrelevance", "live_relevance")
+
+
+def load_bfcl(category, data_dir=None):
+    """A single-turn category of BFCL -> list of {id, category, messages, tools, answers or None}.
+
+    data_dir: a folder with BFCL's files (`BFCL_v4_*.json`, `possible_answer/`); by default that of the installed
+    package bfcl-eval, which is found without importing it. Raises ValueError, one line, when something is missing or
+    broken. The relevance categories have no answers: what counts there is whether a call is made.
+    """
+    if category not in BFCL_CATEGORIES:
+        raise ValueError(f"no BFCL category {category!r}: choose from {', '.join(BFCL_CATEGORIES)}")
+    if data_dir is None:
+        package = importlib.util.find_spec("bfcl_eval")
+        if package is None:
+            raise ValueError("BFCL's data is missing: pip install --no-deps bfcl-eval==2026.3.23, or name its folder")
+        data_dir = Path(package.submodule_search_locations[0]) / "data"
+    path = Path(data_dir) / f"BFCL_v4_{category}.json"
+    cases = _json_lines(path, lambda line: {"id": line["id"], "category": category, "messages": line["question"][0],
+                                            "tools": line["function"], "answers": None})
+    if "relevance" not in category:
+        path = path.parent / "possible_answer" / path.name
+        answers = dict(_json_lines(path, lambda line: (line["id"], line["ground_truth"])))
+        for case in cases:
+            if case["id"] not in answers:
+                raise ValueError(f"{path}: no possible answer for {case['id']}")
+            case["answers"] = answers[case["id"]]
+    return cases
+
+
+def _json_lines(path, pick):
+    """pick(object) of each line of a file. Raises ValueError, with file and line, when that cannot be had."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; the data folder of bfcl-eval==2026.3.23 has it")
+    picked = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                picked.append(pick(json.loads(line)))
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                raise ValueError(f"{path}:{number}: not a line of BFCL's: {error!r:.100}") from None
+    return picked
+
+
+def score_bfcl(case, response):
+    """A response (text) to a case of load_bfcl -> None when the leaderboard's runner would call it right, else one of
+    ERROR_KINDS. Text that cannot be decoded makes no call: right for irrelevance, wrong elsewhere."""
+    calls = decode_bfcl(response)
+    if calls is None and not re.search(r"\w\(", response):
+        calls = []  # prose: not even an attempt at a call
+    if case["answers"] is not None or "irrelevance" in case["category"]:
+        return check_calls(calls, case["answers"], case["tools"])
+    if calls:
+        return None  # live_relevance: any call will do
+    return "unparseable" if calls is None else "no call where one was due"
+
+
+def decode_bfcl(text):
+    """A response -> list of Call as BFCL's decoder for prompted models reads it, or None when it cannot.
+
+    It reads Python's grammar, so this does too (parsed, never evaluated), with its oddities: missing brackets are
+    added, positional arguments dropped, bare words become strings, `+5` becomes -5, a parameter given twice has its
+    last value. One thing is left out on purpose: BFCL evaluates an operator's operands whatever they are, calls and
+    the names of its own module included; here they must be literals.
+    """
+    text = text.strip("`\n ")
+    text = "[" * (not text.startswith("[")) + text + "]" * (not text.endswith("]"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python warns of "\d"
+            body = ast.parse(text, mode="eval").body
+        nodes = [body] if isinstance(body, ast.Call) else getattr(body, "elts", None)
+        if nodes is None or not all(isinstance(node, ast.Call) for node in nodes):
+            return None
+        return [_read_call(node) for node in nodes]
+    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
+        return None
+
+
+def _read_call(node):
+    return Call(_dotted(node.func), {keyword.arg: _read_value(keyword.value) for keyword in node.keywords})
+
+
+def _dotted(node):
+    """`a.b.c` -> "a.b.c"; what is not a name counts for nothing, so that `f(1).b` -> "b"."""
+    if isinstance(node, ast.Attribute):
+        return ".".join(filter(None, (_dotted(node.value), node.attr)))
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _read_value(node):
+    match node:
+        case ast.Constant(value=value):
+            return "..." if value is ... else value
+        case ast.UnaryOp(operand=ast.Constant(value=value)):  # whatever the operator
+            return -value
+        case ast.Name(id=name):
+            return name
+        case ast.List(elts=items):
+            return [_read_value(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_read_value(item) for item in items)
+        case ast.Dict(keys=keys, values=values):
+            return {_read_value(key): _read_value(value) for key, value in zip(keys, values)}
+        case ast.BinOp():
+            return _compute(node)
+        case ast.Call(keywords=[]):
+            return ast.unparse(node)
+        case ast.Call():
+            return dict([_read_call(node)])
+        case ast.Subscript(value=value, slice=index):
+            return f"{ast.unparse(value)}[{ast.unparse(index)}]"
+    raise ValueError(f"not a value: {type(node).__name__}")
+
+
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+             ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
+             ast.LShift: operator.lshift, ast.RShift: operator.rshift, ast.BitOr: operator.or_,
+             ast.BitXor: operator.xor, ast.BitAnd: operator.and_, ast.USub: operator.neg, ast.UAdd: operator.pos,
+             ast.Invert: operator.invert, ast.Not: operator.not_}
+
+
+def _compute(node):
+    """Operators between literals, as in `5 * 12` or `"a" + "b"`. Raises as Python does, or ValueError."""
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.List(elts=items):
+            return [_compute(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_compute(item) for item in items)
+        case ast.UnaryOp(op=op, operand=operand):
+            return OPERATORS[type(op)](_compute(operand))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            left, right = _compute(left), _compute(right)
+            if isinstance(op, ast.Mod) and isinstance(left, (str, bytes)):
+                raise ValueError("a format string")
+            if _is_huge(op, left, right):
+                return float("inf")  # as wrong as the true result, at once
+            return OPERATORS[type(op)](left, right)
+    raise ValueError(f"not a literal: {type(node).__name__}")
+
+
+def _is_huge(op, left, right, limit=10 ** 6):
+    """Whether a result would take more than `limit` bits or items, as in `9 ** 9 ** 9` or `"a" * 10 ** 12`."""
+    whole = isinstance(left, int), isinstance(right, int)
+    if isinstance(op, ast.Mult) and any(whole) and not all(whole):
+        items, times = (right, left) if whole[0] else (left, right)
+        return hasattr(items, "__len__") and len(items) * times > limit
+    if isinstance(op, ast.Pow):
+        return all(whole) and left.bit_length() * right > limit
+    return isinstance(op, ast.LShift) and all(whole) and right > limit
+
+# ---------------------------------------------------------------------------------------------
+# Benchmarks
+# ---------------------------------------------------------------------------------------------
+
+
+def judge(sample, response):
+    """A response (text) to one of our samples -> None when right, else one of ERROR_KINDS."""
+    response, target = response.strip(), sample.calls
+    try:
+        calls = synth.parse_calls(response) if response.startswith("[") else []
+    except synth.CallSyntaxError:
+        return "unparseable"
+    if target is None:
+        return "call where none was due" if calls else None if response else "unparseable"
+    return check_calls(calls, answers_from(target, sample.tools), sample.tools)
+
+
+def graded_outcome(sample, response):
+    """O in [-1, 1]: 1 only for a right response, else by the share of calls, names and values that are right."""
+    if judge(sample, response) is None:
+        return 1.0
+    if sample.calls is None:
+        return -1.0
+    try:
+        calls = synth.parse_calls(response.strip())
+    except synth.CallSyntaxError:
+        return -1.0
+    return 2 * score_fraction(calls, sample.calls, sample.tools) - 1
+
+
+def answer(model, tokenizer, samples, max_new=200, temperature=0.0, generator=None, copies=1, progress=False):
+    """Responses (text) to each sample, `copies` of each, side by side."""
+    stop_id, texts = stop_token(tokenizer), [None] * (copies * len(samples))
+    order = sorted(range(len(samples)), key=lambda i: len(str(samples[i].tools)) + len(str(samples[i].messages)))
+    bar = tqdm(total=len(samples), desc="eval", disable=not progress, leave=False)
+    for start in range(0, len(order), 128):
+        group = order[start:start + 128]
+        prompts = Prompts(model, [synth.prompt_ids(tokenizer, samples[i]) for i in group])
+        index = [n for n in range(len(group)) for _ in range(copies)]
+        for n, (ids, _) in enumerate(decode(prompts, index, [[]] * len(index), max_new, stop_id, temperature, generator)):
+            texts[copies * group[n // copies] + n % copies] = response_text(tokenizer, ids, stop_id)
+        bar.update(len(group))
+    bar.close()
+    return texts
+
+
+def evaluate(model, tokenizer, samples, max_new=200, progress=False):
+    """Greedy decoding of every sample -> one record each: id, correct, error, response, level, scenario, forms."""
+    texts = answer(model, tokenizer, samples, max_new, progress=progress)
+    records = []
+    for sample, text in zip(samples, texts):
+        error = judge(sample, text)
+        records.append({"id": sample.id, "correct": error is None, "error": error, "response": text,
+                        "level": sample.level, "scenario": sample.scenario, "forms": sample.forms})
+    return records
+
+
+def interval(right, n, z=1.96):
+    """Wilson's 95% interval of a share, in percent."""
+    if not n:
+        return 0.0, 0.0
+    p, d = right / n, 1 + z * z / n
+    middle, half = (p + z * z / (2 * n)) / d, z / d * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return 100 * (middle - half), 100 * (middle + half)
+
+
+def paired_interval(before, after, draws=2000, seed=0):
+    """Bootstrap 95% interval of mean(after) - mean(before) over the same cases, in points."""
+    difference = torch.tensor(after, dtype=torch.float) - torch.tensor(before, dtype=torch.float)
+    generator = torch.Generator().manual_seed(seed)
+    means = difference[torch.randint(len(difference), (draws, len(difference)), generator=generator)].mean(1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975])).tolist()
+    return 100 * low, 100 * high
+
+
+def share(records, **wanted):
+    """(percent right, number) of the records whose fields have these values."""
+    part = [r["correct"] for r in records if all(r.get(key) == value for key, value in wanted.items())]
+    return (100 * sum(part) / len(part) if part else 0.0), len(part)
+
+
+def summarize(records):
+    """What metrics.jsonl says of a scored model: accuracy in percent, over all and by level, and errors by kind."""
+    errors = Counter(r["error"] for r in records if r["error"])
+    return {"n": len(records), "accuracy": share(records)[0],
+            **{level: share(records, level=level)[0] for level in ("easy", "medium", "hard")},
+            "errors": {kind: errors[kind] for kind in ERROR_KINDS if errors[kind]}}
+
+
+def print_scores(records):
+    """Accuracy with 95% intervals: overall, by level, by scenario or category; then the error kinds."""
+    def line(name, part):
+        right = sum(r["correct"] for r in part)
+        low, high = interval(right, len(part))
+        print(f"{name:22s} {100 * right / len(part):5.1f}%   [{low:4.1f}, {high:5.1f}]   {right}/{len(part)}")
+    line("overall", records)
+    for field in ("level", "scenario", "category"):
+        for value in dict.fromkeys(sorted(r[field] for r in records if r.get(field))):
+            line(f"  {field[:1]}: {value}" if field != "level" else f"  {value}", [r for r in records if r.get(field) == value])
+    wrong = Counter(r["error"] for r in records if r["error"])
+    for kind, n in wrong.most_common():
+        print(f"    {kind:32s} {n:5d}  {100 * n / sum(wrong.values()):5.1f}% of the wrong answers")
+
+
+def bfcl_sample(case):
+    """A BFCL case as a sample of ours, to be shown to a model; it has no target."""
+    tools = [synth.normalize_tool(tool) for tool in case["tools"]]
+    return synth.Sample(case["id"], tools, case["messages"], "")
+
+
+def read_answers(path):
+    """{id: response} of a JSON lines file with `id` and `result`. Raises ValueError with file and line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    found = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            found[record["id"]] = record["result"] if isinstance(record["result"], str) else json.dumps(record["result"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}, line {number}: not a JSON object with `id` and `result`") from None
+    return found
+
+
+@dataclass
+class EvalConfig:
+    model: str = ""                # path or hub name of a causal language model
+    bench: str = "heldout"         # heldout: the simulated world's test (or --data); bfcl: BFCL's questions
+    categories: str = "simple_python,multiple,parallel,parallel_multiple,irrelevance"  # of BFCL, between commas
+    data: str = ""                 # heldout: a file of samples; bfcl: the folder of its data, if not the package's
+    split: str = "test"            # heldout without --data: test or val
+    n: int = 1000                  # heldout without --data: number of samples
+    seed: int = 0                  # heldout without --data: of the samples
+    answers: str = ""              # JSON lines of `id` and `result`: score these; no model is needed
+    max_new: int = 200             # tokens a response may have
+    max_tokens: int = 4096         # longer prompts count as wrong answers (BFCL) or are left out (heldout)
+    out: str = ""                  # JSON lines to write: id, correct, error, response of each case
+    device: str = "auto"
+    skip_bad: bool = False         # leave out records that cannot be used, and count them
+
+
+def main(argv=None):
+    cfg, = HfArgumentParser(EvalConfig).parse_args_into_dataclasses(argv)
+    if bool(cfg.model) == bool(cfg.answers):
+        raise ValueError("give either --model or --answers")
+    if cfg.bench == "bfcl":
+        cases = [case for name in cfg.categories.split(",") for case in load_bfcl(name.strip(), cfg.data or None)]
+        samples = [bfcl_sample(case) for case in cases]
+    elif cfg.bench == "heldout":
+        cases, skipped = synth.read_samples(cfg.data, cfg.skip_bad) if cfg.data else \
+            (synth.make_samples(cfg.n, cfg.split, cfg.seed), 0)
+        samples = cases
+        if skipped:
+            print(f"{cfg.data}: {skipped} records left out")
+    else:
+        raise ValueError(f"--bench is heldout or bfcl (got {cfg.bench})")
+    if cfg.answers:
+        given = read_answers(cfg.answers)
+        missing = [case["id"] if isinstance(case, dict) else case.id for case in cases
+                   if (case["id"] if isinstance(case, dict) else case.id) not in given]
+        if missing:
+            raise ValueError(f"{cfg.answers}: no answer for {len(missing)} of {len(cases)} cases, such as {missing[0]}")
+        texts = [given[sample.id] for sample in samples]
+    else:
+        model, tokenizer = load_model(cfg.model, cfg.device)
+        limit = context_length(model, cfg.max_tokens) - cfg.max_new
+        fits = [len(synth.prompt_ids(tokenizer, s)) <= limit for s in samples]
+        if not all(fits):
+            print(f"{fits.count(False)} prompts are longer than {limit} tokens: counted as wrong, not cut")
+        found = iter(answer(model, tokenizer, [s for s, fit in zip(samples, fits) if fit], cfg.max_new, progress=True))
+        texts = [next(found) if fit else "" for fit in fits]
+    check = score_bfcl if cfg.bench == "bfcl" else judge
+    records = []
+    for case, sample, text in zip(cases, samples, texts):
+        error = check(case, text)
+        records.append({"id": sample.id, "correct": error is None, "error": error, "response": text,
+                        **({"category": case["category"]} if cfg.bench == "bfcl" else
+                           {"level": sample.level, "scenario": sample.scenario})})
+    print_scores(records)
+    if cfg.out:
+        Path(cfg.out).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,320 @@
+"""iTool, the whole method: warm-up, then rounds of pick, search, pair, optimize, score.
+
+    python loop.py --iters 3                                       # the embedded model and the simulated world
+    python loop.py --iters 3 --model Qwen/Qwen2.5-0.5B-Instruct --data my_calls.jsonl --lr 1e-4 --pref_lr 1e-6
+
+paper.md's stages in the order in which they happen; each is explained in its own file. Everything goes to `--out`:
+config.json, data/, warmup/, iter1/, iter2/, ..., metrics.jsonl, report.html and final/ (a checkpoint that transformers
+loads). A stage writes into a temporary folder that is renamed when it is whole: a folder that exists is finished, so a
+run that was stopped goes on with the same command, and ends with the same numbers.
+"""
+
+import html
+import json
+import os
+import random
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import HfArgumentParser
+
+import synth
+from dpo import DPOConfig, optimize, paired_tree
+from eval import ERROR_KINDS, evaluate, interval, paired_interval, summarize
+from mcts import SearchConfig, preference_pairs, read_trees, search, show, write_trees
+from sft import (SFTConfig, add_lora, context_length, load_lora, load_model, load_training_set, merge_lora, perplexities, run,
+                 save_lora, save_model, split_too_long, unmerge_lora, warm_up)
+
+VALUE_ERRORS = ("wrong value", "wrong type", "missing parameter", "unexpected parameter")
+
+
+@dataclass
+class LoopConfig(SFTConfig):
+    out: str = "out/run"             # the run's folder
+    iters: int = 3                   # rounds of the second stage
+    buffer: float = 0.5              # share of the training set in the replay buffer (the paper's)
+    pick: float = 0.3                # share of the buffer picked in a round (released script; the paper: 0.1)
+    n_test: int = 1000               # held-out samples to score every model on
+    eval_split: str = "test"         # test, or val to try settings out
+    test_share: float = 0.2          # with --data: share of its samples that is held out for scoring
+
+
+# ---------------------------------------------------------------------------------------------
+# The second stage's parts
+# ---------------------------------------------------------------------------------------------
+
+
+def pick_complex(model, tokenizer, buffer, share):
+    """The samples whose target has the highest perplexity under the policy (paper.md, 2a), hardest first.
+
+    As the released script does, the share is taken among samples with and without a call apart, so that neither kind
+    vanishes.
+    """
+    h, picked = perplexities(model, tokenizer, buffer, progress=True), []
+    for with_call in (True, False):
+        part = [i for i, sample in enumerate(buffer) if (sample.calls is not None) == with_call]
+        picked += sorted(part, key=lambda i: -h[i])[:round(share * len(part))]
+    return [buffer[i] for i in sorted(picked, key=lambda i: -h[i])]
+
+
+def score(model, tokenizer, test, folder, name, started):
+    """Greedy accuracy on the held-out set, written to `folder`: responses, and the row for metrics.jsonl."""
+    merge_lora(model)
+    records = evaluate(model, tokenizer, test, progress=True)
+    unmerge_lora(model)
+    row = {"model": name, **summarize(records), "seconds": round(time.time() - started, 1)}
+    (folder / "responses.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+    (folder / "scores.json").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    print(f"{name}: {row['accuracy']:.1f}% of {row['n']} held-out samples right (easy {row['easy']:.1f}, medium "
+          f"{row['medium']:.1f}, hard {row['hard']:.1f})")
+
+
+# ---------------------------------------------------------------------------------------------
+# Folders
+# ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stage(folder):
+    """A folder to write a stage into; it gets its name when the stage is whole."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    os.replace(temporary, folder)
+
+
+def check_settings(out, configs):
+    """Write config.json, or compare with the one that is there. Raises ValueError with the settings that differ.
+
+    The number of rounds and the device may change: a finished run can be taken further.
+    """
+    settings = {key: value for cfg in configs for key, value in asdict(cfg).items() if key not in ("out", "iters", "device")}
+    path = out / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [f"{key} {before.get(key)} -> {settings.get(key)}" for key in before | settings if before.get(key) != settings.get(key)]
+        if changed:
+            raise ValueError(f"{out} was made with other settings ({', '.join(changed)}): give another --out, or remove it")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def check_sizes(cfg, search_cfg, pref_cfg):
+    """Raises ValueError for a setting that no run can have."""
+    at_least_one = {"iters": cfg.iters, "n": cfg.n, "n_test": cfg.n_test, "epochs": cfg.epochs, "rank": cfg.rank,
+                    "row_tokens": cfg.row_tokens, "batch_tokens": cfg.batch_tokens, "micro_tokens": cfg.micro_tokens,
+                    "simulations": search_cfg.simulations, "k": search_cfg.k, "depth": search_cfg.depth,
+                    "max_new": search_cfg.max_new, "trees_in_flight": search_cfg.trees_in_flight,
+                    "pref_epochs": pref_cfg.pref_epochs, "pref_batch": pref_cfg.pref_batch,
+                    "pref_row_tokens": pref_cfg.pref_row_tokens, "pref_micro_tokens": pref_cfg.pref_micro_tokens}
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise ValueError(f"--{name} has to be at least 1 (got {value})")
+    for name, value in (("buffer", cfg.buffer), ("pick", cfg.pick), ("test_share", cfg.test_share)):
+        if not 0 < value <= 1:
+            raise ValueError(f"--{name} has to be above 0 and at most 1 (got {value})")
+    if search_cfg.temperature <= 0:
+        raise ValueError(f"--temperature has to be above 0: search needs different samples (got {search_cfg.temperature})")
+    if cfg.eval_split not in ("test", "val"):
+        raise ValueError(f"--eval_split is test or val (got {cfg.eval_split})")
+
+
+def make_data(cfg, model, tokenizer, folder):
+    """train.jsonl and test.jsonl: the simulated world's, or --data with a share of it held out."""
+    train = load_training_set(cfg, tokenizer, model)
+    if cfg.data:
+        random.Random(cfg.seed).shuffle(train)
+        n_test = min(cfg.n_test, max(1, round(cfg.test_share * len(train))))
+        test, train = train[:n_test], train[n_test:]
+        if not train:
+            raise synth.DataError(f"{cfg.data}: {n_test} samples are too few to train on some and score on others")
+    else:
+        test = synth.make_samples(cfg.n_test, cfg.eval_split, 0)
+        test, too_long = split_too_long(tokenizer, test, context_length(model, cfg.max_tokens))
+        if too_long:
+            print(f"{too_long} held-out samples left out: longer than the model's context")
+    synth.write_samples(train, folder / "train.jsonl")
+    synth.write_samples(test, folder / "test.jsonl")
+
+
+# ---------------------------------------------------------------------------------------------
+# The report
+# ---------------------------------------------------------------------------------------------
+
+
+def read_rows(out, iters):
+    """The score rows of all finished models, in order."""
+    folders = ["base", "warmup", *(f"iter{i}" for i in range(1, iters + 1))]
+    return [json.loads((out / f / "scores.json").read_text(encoding="utf-8")) for f in folders if (out / f).exists()]
+
+
+def read_correct(out, folder, level=None):
+    lines = (out / folder / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    return [r["correct"] for r in map(json.loads, lines) if level in (None, r["level"])]
+
+
+def gain(out, iters, level=None):
+    """(points, low, high): the last round minus the warm-up on the same samples, with a paired 95% interval."""
+    before, after = read_correct(out, "warmup", level), read_correct(out, f"iter{iters}", level)
+    return (100 * (np.mean(after) - np.mean(before)), *paired_interval(before, after)) if before else (0.0, 0.0, 0.0)
+
+
+def print_table(out, iters):
+    """One row a model; then what the rounds brought."""
+    rows = read_rows(out, iters)
+    print(f"\n{'model':10s} {'overall':>8s} {'95% interval':>15s} {'easy':>6s} {'medium':>7s} {'hard':>6s} "
+          f"{'parameter errors':>17s} {'minutes':>8s}")
+    for row in rows:
+        low, high = interval(round(row["accuracy"] * row["n"] / 100), row["n"])
+        errors = sum(row["errors"].get(kind, 0) for kind in VALUE_ERRORS)
+        print(f"{row['model']:10s} {row['accuracy']:7.1f}% {f'[{low:.1f}, {high:.1f}]':>15s} {row['easy']:6.1f} "
+              f"{row['medium']:7.1f} {row['hard']:6.1f} {errors:17d} {row['seconds'] / 60:8.1f}")
+    for level in (None, "hard"):
+        points, low, high = gain(out, iters, level)
+        print(f"rounds over warm-up, {level or 'overall'}: {points:+.1f} points, 95% interval [{low:+.1f}, {high:+.1f}]")
+
+
+def write_report(out, iters, trees):
+    """report.html: one file with the curve, the error kinds of each model, and some trees to unfold."""
+    rows = read_rows(out, iters)
+    x = [80 + 560 * i / max(1, len(rows) - 1) for i in range(len(rows))]
+    colors = {"accuracy": "#111", "easy": "#2a9d8f", "medium": "#e9a13b", "hard": "#d1495b"}
+    curves = "".join(
+        f'<polyline fill="none" stroke="{color}" stroke-width="2" points="'
+        + " ".join(f"{a:.0f},{260 - 2.3 * row[key]:.0f}" for a, row in zip(x, rows)) + '"/>'
+        + "".join(f'<circle cx="{a:.0f}" cy="{260 - 2.3 * row[key]:.0f}" r="3.5" fill="{color}"><title>{row["model"]} {key} '
+                  f'{row[key]:.1f}%</title></circle>' for a, row in zip(x, rows))
+        + f'<text x="{x[-1] + 12:.0f}" y="{264 - 2.3 * rows[-1][key]:.0f}" fill="{color}">'
+          f'{"overall" if key == "accuracy" else key} {rows[-1][key]:.1f}</text>'
+        for key, color in colors.items())
+    grid = "".join(f'<line x1="80" x2="640" y1="{260 - 2.3 * y}" y2="{260 - 2.3 * y}" stroke="#ddd"/>'
+                   f'<text x="72" y="{264 - 2.3 * y}" text-anchor="end">{y}%</text>' for y in range(0, 101, 20))
+    names = "".join(f'<text x="{a:.0f}" y="284" text-anchor="middle">{html.escape(row["model"])}</text>' for a, row in zip(x, rows))
+    kinds = [kind for kind in ERROR_KINDS if any(kind in row["errors"] for row in rows)]
+    table = "<tr><th>wrong answers by kind</th>" + "".join(f"<th>{html.escape(r['model'])}</th>" for r in rows) + "</tr>" + "".join(
+        f"<tr><td>{kind}</td>" + "".join(f"<td>{row['errors'].get(kind, 0)}</td>" for row in rows) + "</tr>" for kind in kinds)
+    unfold = "".join(f"<details><summary>round {i}: {html.escape(text.splitlines()[0])}</summary><pre>{html.escape(text)}</pre></details>"
+                     for i, text in trees)
+    gains = "".join(f"<p>Rounds over warm-up, {level or 'overall'}: {p:+.1f} points, 95% interval [{lo:+.1f}, {hi:+.1f}].</p>"
+                    for level in (None, "hard") for p, lo, hi in [gain(out, iters, level)])
+    (out / "report.html").write_text(f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>iTool: {html.escape(str(out))}</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:860px;margin:2em auto;padding:0 1em;color:#111}}
+svg text{{font:13px system-ui,sans-serif}} table{{border-collapse:collapse}} td,th{{padding:.2em .9em;text-align:right;border-bottom:1px solid #ddd}}
+td:first-child,th:first-child{{text-align:left}} pre{{overflow-x:auto;font-size:13px;background:#f6f6f6;padding:1em}} summary{{cursor:pointer;padding:.3em 0}}</style>
+<h1>iTool, {iters} rounds</h1><p>Share of {rows[0]["n"]} held-out samples answered exactly right, by greedy decoding.</p>
+<svg viewBox="0 0 760 300" width="100%" role="img" aria-label="accuracy by model">{grid}{names}{curves}</svg>{gains}
+<h2>What is wrong</h2><table>{table}</table>
+<h2>Trees</h2><p>N visits, p prior, Q value, O outcome, C self-evaluation; + and - mark the fragments of preference pairs.</p>{unfold}
+</html>""", encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------
+# The method
+# ---------------------------------------------------------------------------------------------
+
+
+def main(argv=None):
+    cfg, search_cfg, pref_cfg = HfArgumentParser((LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(argv)
+    check_sizes(cfg, search_cfg, pref_cfg)
+    out = Path(cfg.out)
+    model, tokenizer = load_model(cfg.model, cfg.device)
+    check_settings(out, (cfg, search_cfg, pref_cfg))
+
+    if not (out / "data").exists():
+        with stage(out / "data") as folder:
+            make_data(cfg, model, tokenizer, folder)
+    train, _ = synth.read_samples(out / "data" / "train.jsonl")
+    test, _ = synth.read_samples(out / "data" / "test.jsonl")
+    print(f"{len(train)} training samples, {len(test)} held out")
+
+    torch.manual_seed(cfg.seed)
+    add_lora(model, cfg.rank, cfg.alpha, cfg.dropout, cfg.targets)     # B is zero: the policy is the base
+    if not (out / "base").exists():
+        with stage(out / "base") as folder:
+            score(model, tokenizer, test, folder, "base", time.time())
+
+    # Stage 1: warm-up SFT on the whole training set, easy to hard
+    if not (out / "warmup").exists():
+        with stage(out / "warmup") as folder:
+            started = time.time()
+            losses = warm_up(model, tokenizer, train, cfg)
+            print(f"warm-up: {len(train)} samples, {len(losses)} updates, {time.time() - started:.0f} s")
+            save_lora(model, folder)
+            score(model, tokenizer, test, folder, "warm-up", started)
+    load_lora(model, out / "warmup")
+
+    # Stage 2: a replay buffer, then rounds
+    buffer = random.Random(cfg.seed).sample(train, max(1, round(cfg.buffer * len(train))))
+    for i in range(1, cfg.iters + 1):
+        if not (out / f"iter{i}").exists():
+            with stage(out / f"iter{i}") as folder:
+                started = time.time()
+                torch.manual_seed(1000 * cfg.seed + i)
+                merge_lora(model)
+                picked = pick_complex(model, tokenizer, buffer, cfg.pick)
+                seconds = {"pick": time.time() - started}
+
+                begun = time.time()
+                trees = search(model, tokenizer, picked, search_cfg, seed=1000 * cfg.seed + i)
+                unmerge_lora(model)
+                seconds["search"] = time.time() - begun
+
+                pairs = [preference_pairs(tree, search_cfg) for tree in trees]
+                paired = [t for t in (paired_tree(*tp, bool(pref_cfg.sft_weight)) for tp in zip(trees, pairs)) if t]
+                rollouts = max(1, sum(tree.samples for tree in trees))
+                print(f"round {i}: {len(picked)} samples picked, {100 * sum(tree.hits for tree in trees) / rollouts:.0f}% of "
+                      f"responses to them right at temperature {search_cfg.temperature}; {len(trees)} trees, "
+                      f"{sum(map(len, pairs))} pairs in {sum(map(bool, pairs))} of them")
+                synth.write_samples(picked, folder / "picked.jsonl")
+                write_trees(trees, folder / "trees.jsonl")
+                with open(folder / "pairs.jsonl", "w", encoding="utf-8") as f:
+                    for tree, found in zip(trees, pairs):
+                        f.writelines(json.dumps({"sample": tree.sample.id, "chosen": c, "rejected": r}) + "\n" for c, r in found)
+
+                begun = time.time()
+                if any(pairs):
+                    log = optimize(model, tokenizer, paired, pref_cfg, seed=1000 * cfg.seed + i)
+                    (folder / "optimize.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log), encoding="utf-8")
+                    print(f"round {i}: {len(log)} updates, " + ", ".join(
+                        f"{key} {np.mean([r[key] for r in log[:5]]):.3f} -> {np.mean([r[key] for r in log[-5:]]):.3f}"
+                        for key in ("loss", "accuracy", "margin")))
+                else:
+                    print(f"round {i}: the search found no pair, the policy stays as it is")
+                seconds["optimize"] = time.time() - begun
+
+                save_lora(model, folder)
+                begun = time.time()
+                score(model, tokenizer, test, folder, f"round {i}", started)
+                seconds["score"] = time.time() - begun
+                print(f"round {i}: " + ", ".join(f"{part} {s:.0f} s" for part, s in seconds.items()))
+        load_lora(model, out / f"iter{i}")
+
+    # What came of it
+    if not (out / "final").exists():
+        with stage(out / "final") as folder:
+            save_model(model, tokenizer, folder)
+    (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in read_rows(out, cfg.iters)), encoding="utf-8")
+    write_report(out, cfg.iters, sample_trees(out, cfg.iters, search_cfg))
+    print_table(out, cfg.iters)
+    print(f"{out}/final is the last policy, {out}/report.html the report")
+
+
+def sample_trees(out, iters, search_cfg, each=3):
+    """(round, text) of the trees with the most pairs in the first and the last round."""
+    shown = []
+    for i in sorted({1, iters}):
+        trees = read_trees(out / f"iter{i}" / "trees.jsonl")
+        trees.sort(key=lambda tree: -len(preference_pairs(tree, search_cfg)))
+        shown += [(i, show(tree, search_cfg)) for tree in trees[:each]]
+    return shown
+
+
+if __name__ == "__main__":
+    run(main)

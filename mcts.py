@@ -1,0 +1,396 @@
+"""Search: one tree a sample, all trees in one batch, then preference pairs.
+
+    python mcts.py --model warmup --data train.jsonl --n 64 --out trees.jsonl    # search and save
+    python mcts.py --show 2 --trees trees.jsonl                                  # look at trees
+
+paper.md, sections 2b and 2c. A state is the prompt plus the response so far; an action is a *step*: a function's name
+with its bracket, or one `param=value` with its delimiter. Each simulation selects a leaf in every tree by PUCT, and
+then all leaves together are expanded (k steps sampled), rolled out, evaluated and backed up: one wave for all trees.
+Nodes keep the token ids that the policy produced; nothing is tokenized again between search and training.
+"""
+
+import json
+import math
+import random
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+import synth
+from eval import Prompts, decode, graded_outcome, judge, response_text, score, stop_token
+from sft import context_length, load_model, run, split_too_long, tree_tokens, sample_tree
+
+
+@dataclass
+class SearchConfig:
+    simulations: int = 8             # a tree; the released script: 5, the ancestor: 64
+    k: int = 4                       # steps sampled at a node; the released script: 3
+    temperature: float = 1.0         # of the sampled steps and rollouts; the released script: 1.5
+    depth: int = 12                  # steps; at this depth the rest of the response is one step (the paper: 3)
+    c_puct: float = 1.0              # weight of the prior against Q in the selection
+    length_power: float = 1.25       # prior = exp(sum log p / length^power), the ancestor's
+    gamma: float = 1.0               # discount of V in the backup
+    self_eval: float = 0.5           # weight of C, the policy's own grade, in R = O + C; 0: none
+    outcome: str = "graded"          # O of a finished response: graded, or exact (+1, -1)
+    target_step: bool = True         # the target's own step is a candidate where sampling did not find it
+    max_new: int = 160               # tokens a response may have
+    min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
+    min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
+    trees_in_flight: int = 64        # trees searched together
+
+
+@dataclass
+class Node:
+    """One step of a tree. Node 0 is the empty response."""
+    parent: int                      # index in the tree's list; -1 for the root
+    ids: list                        # token ids of the step
+    text: str
+    prior: float = 1.0               # p(a|s), normalized by length
+    visits: int = 0                  # N(s)
+    q: float = 0.0                   # Q(parent, step) = r + gamma * V
+    r: float = 0.0                   # R(s') - R(s)
+    reward: float = 0.0              # R(s) = O(s) + C(s)
+    outcome: float = 0.0             # O: of the finished response, or the mean of its rollouts
+    grade: float = 0.0               # C: self-evaluation
+    value: float = 0.0               # V(s) = sum N Q / sum N over its children
+    final: bool = False              # the response ends here
+    closed: bool = False             # nothing below is left to expand
+    expanded: bool = False
+    children: list = field(default_factory=list)
+
+
+@dataclass
+class Tree:
+    sample: synth.Sample
+    prompt: list                     # token ids
+    nodes: list
+    right: list = field(default_factory=list)     # token ids of one right response that the search found, if any
+    samples: int = 0                 # whole responses sampled, from the root
+    hits: int = 0                    # of them right
+
+    def path(self, node):
+        """Indices from the first step to `node`; the root is left out."""
+        out = []
+        while node > 0:
+            out.append(node)
+            node = self.nodes[node].parent
+        return out[::-1]
+
+    def so_far(self, node):
+        """Token ids of the response up to and with `node`."""
+        return [token for n in self.path(node) for token in self.nodes[n].ids]
+
+
+# ---------------------------------------------------------------------------------------------
+# Steps
+# ---------------------------------------------------------------------------------------------
+
+
+def step_end(text):
+    """Index behind the first step of `text`, or -1 while it is not over. `text` starts where a response starts.
+
+    A step ends behind the bracket that opens a call's parameters, behind the comma that follows a parameter, and
+    behind the bracket that closes a call with its delimiter; never inside a string or a nested value. A response that
+    is not a list of calls is one step.
+    """
+    for end, _ in step_ends(text):
+        return end
+    return -1
+
+
+def step_ends(text):
+    """Yield (index behind each step, what ended it) of a response in call syntax."""
+    depth, quote, escaped, closing = 0, "", False, False
+    if not text.lstrip().startswith("["):
+        return
+    for i, c in enumerate(text):
+        if quote:
+            if escaped:
+                escaped = False
+            elif c == "\\":
+                escaped = True
+            elif c == quote:
+                quote = ""
+            continue
+        if closing and c not in " ":
+            closing = False
+            if c == ",":                       # `), ` ends the call's last step
+                yield i + 1, c
+                continue
+            if c == "]":                       # `)]` ends the response
+                yield i + 1, c
+        if c in "\"'" and depth >= 2:
+            quote = c
+        elif c in "([{":
+            depth += 1
+            if depth == 2 and c == "(":
+                yield i + 1, c
+        elif c in ")]}":
+            depth -= 1
+            closing = depth == 1 and c == ")"
+        elif c == "," and depth == 2:
+            yield i + 1, c
+
+
+def cut_steps(tokenizer, ids, stop_id):
+    """Token ids of a response -> list of steps (lists of ids). A step ends with the token that holds its boundary."""
+    body = ids[:-1] if ids and ids[-1] == stop_id else ids
+    texts, whole = [], ""
+    for n in range(1, len(body) + 1):
+        whole = tokenizer.decode(body[:n])
+        texts.append(len(whole))
+    ends = [end for end, _ in step_ends(whole)]
+    steps, start = [], 0
+    for end in ends:
+        cut = next((n for n in range(start, len(body)) if texts[n] >= end), None)
+        if cut is not None and cut + 1 > start:
+            steps.append(ids[start:cut + 1])
+            start = cut + 1
+    if start < len(body) or not steps:
+        steps.append(ids[start:])
+    else:
+        steps[-1] = steps[-1] + ids[start:]     # the end of the turn belongs to the last step
+    return steps
+
+
+# ---------------------------------------------------------------------------------------------
+# The search
+# ---------------------------------------------------------------------------------------------
+
+
+def puct(tree, parent, child, c_puct):
+    """Q(s,a) + c_puct * p(a|s) * sqrt(N(s)) / (1 + N(s,a))."""
+    return child.q + c_puct * child.prior * math.sqrt(tree.nodes[parent].visits) / (1 + child.visits)
+
+
+def select(tree, c_puct):
+    """Index of the leaf that PUCT leads to, through children that are not closed."""
+    node = 0
+    while tree.nodes[node].expanded:
+        node = max((c for c in tree.nodes[node].children if not tree.nodes[c].closed),
+                   key=lambda c: puct(tree, node, tree.nodes[c], c_puct))
+    return node
+
+
+def backup(tree, node, gamma):
+    """Leaf to root: N(s) += 1; V(s) = sum N Q / sum N over its children; Q(s,a) = r(s,a) + gamma * V(s')."""
+    while node >= 0:
+        this = tree.nodes[node]
+        this.visits += 1
+        children = [tree.nodes[c] for c in this.children]
+        if children:
+            this.value = sum(c.visits * c.q for c in children) / sum(c.visits for c in children)
+            this.closed = all(c.closed for c in children)
+        this.q = this.r + gamma * this.value
+        node = this.parent
+
+
+def search(model, tokenizer, samples, cfg, seed=0, progress=True):
+    """One finished tree a sample (paper.md, 2b), `trees_in_flight` at a time."""
+    trees = []
+    bar = tqdm(total=len(samples) * cfg.simulations, desc="search", disable=not progress, leave=False)
+    for start in range(0, len(samples), cfg.trees_in_flight):
+        generator = torch.Generator().manual_seed(seed * 100_003 + start)
+        trees += search_wave(model, tokenizer, samples[start:start + cfg.trees_in_flight], cfg, generator, bar)
+    bar.close()
+    return trees
+
+
+def search_wave(model, tokenizer, samples, cfg, generator, bar):
+    """Search the trees of some samples together: every forward pass serves all of them."""
+    stop_id = stop_token(tokenizer)
+    trees = [Tree(s, synth.prompt_ids(tokenizer, s), [Node(-1, [], "")]) for s in samples]
+    prompts = Prompts(model, [t.prompt for t in trees])
+    targets = [cut_steps(tokenizer, synth.target_ids(tokenizer, s), stop_id) for s in samples]
+    for _ in range(cfg.simulations):
+        wave = [(i, select(tree, cfg.c_puct)) for i, tree in enumerate(trees) if not tree.nodes[0].closed]
+        if wave:
+            expand(wave, trees, targets, prompts, tokenizer, cfg, stop_id, generator)
+        for i, leaf in wave:
+            backup(trees[i], leaf, cfg.gamma)
+        bar.update(len(trees))
+    return trees
+
+
+def expand(wave, trees, targets, prompts, tokenizer, cfg, stop_id, generator):
+    """Expand and evaluate one leaf in each tree. wave: (tree, leaf) pairs.
+
+    k continuations of each leaf are sampled to their end: the first step of each is a child, the rest its rollout.
+    Alike steps are one child with several rollouts.
+    """
+    index = [i for i, _ in wave for _ in range(cfg.k)]
+    prefixes = [trees[i].so_far(leaf) for i, leaf in wave for _ in range(cfg.k)]
+    responses = decode(prompts, index, prefixes, cfg.max_new, stop_id, cfg.temperature, generator)
+    children = []            # (tree, node, response so far) of the new nodes
+    for n, (i, leaf) in enumerate(wave):
+        tree, found = trees[i], {}
+        before, path = prefixes[n * cfg.k], tree.path(leaf)
+        for ids, logps in responses[n * cfg.k:(n + 1) * cfg.k]:
+            steps = cut_steps(tokenizer, before + ids, stop_id)[len(path):]
+            if not steps:
+                continue
+            step = ids if len(path) + 1 >= cfg.depth else steps[0]
+            outcome = outcome_of(tree, leaf, before + ids, cfg, tokenizer, stop_id)
+            found.setdefault(tuple(step), []).append((outcome, sum(logps[:len(step)])))
+        due = targets[i]
+        on_target = cfg.target_step and [tree.nodes[c].ids for c in path] == due[:len(path)] and len(path) < len(due)
+        if on_target:
+            step = due[len(path)] if len(path) + 1 < cfg.depth else [t for s in due[len(path):] for t in s]
+            found.setdefault(tuple(step), [])
+            found[tuple(step)].append((1.0, None))      # what follows the target's own steps is right
+            tree.right = tree.right or [t for s in due for t in s]
+        for step, rollouts in found.items():
+            outcome = sum(o for o, _ in rollouts) / len(rollouts)
+            logp = next((p for _, p in rollouts if p is not None), None)
+            node = Node(leaf, list(step), response_text(tokenizer, list(step), stop_id), outcome=outcome,
+                        final=step[-1] == stop_id or len(before) + len(step) >= cfg.max_new)
+            node.closed = node.final
+            node.prior = -1.0 if logp is None else math.exp(logp / len(step) ** cfg.length_power)
+            tree.nodes.append(node)
+            tree.nodes[leaf].children.append(len(tree.nodes) - 1)
+            children.append((i, len(tree.nodes) - 1, before + list(step)))
+        tree.nodes[leaf].expanded = True
+        tree.nodes[leaf].closed = not found
+    evaluate_children(children, trees, prompts, tokenizer, cfg, stop_id)
+
+
+def outcome_of(tree, leaf, ids, cfg, tokenizer, stop_id):
+    """O of a finished response, sampled from `leaf`; whole responses are counted, and the right ones among them."""
+    text = response_text(tokenizer, ids, stop_id)
+    outcome = graded_outcome(tree.sample, text) if ids[-1] == stop_id else -1.0
+    tree.samples += leaf == 0
+    tree.hits += leaf == 0 and outcome == 1.0
+    if outcome == 1.0 and not tree.right:
+        tree.right = ids
+    return outcome if cfg.outcome == "graded" else 1.0 if outcome == 1.0 else -1.0
+
+
+def evaluate_children(children, trees, prompts, tokenizer, cfg, stop_id):
+    """R(s) = O(s) + C(s) of new nodes, the difference r to their parents, and the priors that sampling did not give.
+
+    C is the expected grade from 0 (poor) to 1 (excellent) that the policy gives the response so far, times its weight.
+    """
+    question, grade_ids = synth.grade_ids(tokenizer)
+    asked = [so_far[:-1] if so_far[-1] == stop_id else so_far for _, _, so_far in children]
+    unknown = any(trees[i].nodes[n].prior < 0 for i, n, _ in children)
+    logps = grades = None
+    if children and (cfg.self_eval or unknown):
+        logps, grades = score(prompts, [i for i, _, _ in children], asked, [question] * len(children), grade_ids)
+    for row, (i, n, so_far) in enumerate(children):
+        node, parent = trees[i].nodes[n], trees[i].nodes[trees[i].nodes[n].parent]
+        if node.prior < 0:
+            start = len(so_far) - len(node.ids)
+            node.prior = math.exp(sum(logps[row][start:len(so_far)]) / len(node.ids) ** cfg.length_power)
+        if cfg.self_eval:
+            node.grade = cfg.self_eval * sum(p * w for p, w in zip(grades[row], (1, 2 / 3, 1 / 3, 0)))
+        node.reward = node.outcome + node.grade
+        node.r = node.reward - parent.reward
+        node.q, node.visits = node.r, 1
+
+
+# ---------------------------------------------------------------------------------------------
+# Pairs
+# ---------------------------------------------------------------------------------------------
+
+
+def preference_pairs(tree, cfg):
+    """(chosen, rejected) node indices: at each node the children with the highest and the lowest Q (paper.md, 2c).
+
+    Dropped: a gap in Q under min_gap, a preferred Q under min_chosen, and (released script) fragments that overlap by
+    more than 95% of their characters.
+    """
+    pairs = []
+    for node in tree.nodes:
+        if len(node.children) < 2:
+            continue
+        best = max(node.children, key=lambda c: tree.nodes[c].q)
+        worst = min(node.children, key=lambda c: tree.nodes[c].q)
+        chosen, rejected = tree.nodes[best], tree.nodes[worst]
+        if chosen.q - rejected.q >= cfg.min_gap and chosen.q >= cfg.min_chosen and chosen.outcome > rejected.outcome:
+            pairs.append((best, worst))
+    return pairs
+
+
+def show(tree, cfg):
+    """The tree as indented text: visits, prior, Q, and the fragments; the chosen of a pair with +, the rejected with -."""
+    pairs = preference_pairs(tree, cfg)
+    chosen, rejected = {c for c, _ in pairs}, {r for _, r in pairs}
+    lines = [f"{tree.sample.messages[-1]['content']}", f"  target {tree.sample.target}",
+             f"  {tree.hits} of {tree.samples} whole responses right, {len(pairs)} pairs"]
+
+    def walk(n, indent):
+        node = tree.nodes[n]
+        if n:
+            mark = "+" if n in chosen else "-" if n in rejected else " "
+            lines.append(f"{mark} N {node.visits:3d}  p {node.prior:.2f}  Q {node.q:+.2f}  O {node.outcome:+.2f}  "
+                         f"C {node.grade:.2f}  {'  ' * indent}{node.text}")
+        for c in sorted(node.children, key=lambda c: -tree.nodes[c].q):
+            walk(c, indent + 1)
+    walk(0, -1)
+    return "\n".join(lines)
+
+
+def write_trees(trees, path):
+    """One JSON object a tree."""
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(asdict(tree), ensure_ascii=False) + "\n" for tree in trees)
+
+
+def read_trees(path):
+    """Trees that `write_trees` wrote. Raises ValueError with file and line."""
+    trees = []
+    with open(path, encoding="utf-8") as f:
+        for number, line in enumerate(f, 1):
+            try:
+                record = json.loads(line)
+                trees.append(Tree(**{**record, "sample": synth.Sample(**record["sample"]),
+                                     "nodes": [Node(**n) for n in record["nodes"]]}))
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}, line {number}: not a tree ({error})") from None
+    return trees
+
+
+@dataclass
+class MCTSConfig:
+    model: str = "base"          # path or hub name of a causal language model
+    data: str = ""               # samples to search on; none: the simulated world's training set
+    n: int = 64                  # samples to search on, at most
+    out: str = ""                # JSON lines file for the trees
+    trees: str = ""              # trees to show instead of searching
+    show: int = 1                # trees to print
+    max_tokens: int = 4096       # longer samples are left out, and counted
+    seed: int = 0
+    device: str = "auto"
+    skip_bad: bool = False
+
+
+def main(argv=None):
+    cfg, search_cfg = HfArgumentParser((MCTSConfig, SearchConfig)).parse_args_into_dataclasses(argv)
+    if cfg.trees:
+        trees = read_trees(cfg.trees)
+    else:
+        model, tokenizer = load_model(cfg.model, cfg.device)
+        samples, _ = synth.read_samples(cfg.data, cfg.skip_bad) if cfg.data else (synth.make_samples(cfg.n, "train", cfg.seed), 0)
+        limit = context_length(model, cfg.max_tokens) - search_cfg.max_new
+        samples, too_long = split_too_long(tokenizer, samples[:cfg.n], limit)
+        if too_long:
+            print(f"{too_long} samples left out: longer than {limit} tokens")
+        if not samples:
+            raise synth.DataError("no sample is left to search on")
+        trees = search(model, tokenizer, samples, search_cfg, cfg.seed)
+    for tree in trees[:cfg.show]:
+        print(show(tree, search_cfg))
+    pairs = [preference_pairs(tree, search_cfg) for tree in trees]
+    print(f"{len(trees)} trees, {sum(len(t.nodes) for t in trees)} nodes, {sum(map(len, pairs))} pairs in "
+          f"{sum(map(bool, pairs))} trees, {100 * sum(t.hits for t in trees) / max(1, sum(t.samples for t in trees)):.0f}% "
+          "of whole responses right")
+    if cfg.out:
+        write_trees(trees, cfg.out)
+
+
+if __name__ == "__main__":
+    run(main)
