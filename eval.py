@@ -691,7 +691,7 @@ def bfcl_sample(case):
 def read_answers(path):
     """{id: response} of a JSON lines file with `id` and `result`. Raises ValueError with file and line."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
     found = {}

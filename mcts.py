@@ -146,8 +146,8 @@ def cut_steps(tokenizer, ids, stop_id):
     ends = [end for end, _ in step_ends(whole)]
     steps, start = [], 0
     for end in ends:
-        cut = next((n for n in range(start, len(body)) if texts[n] >= end), None)
-        if cut is not None and cut + 1 > start:
+        cut = next(n for n in range(len(body)) if texts[n] >= end)
+        if cut >= start:     # else the token that ended the last step, such as `(), `, holds this end too
             steps.append(ids[start:cut + 1])
             start = cut + 1
     if start < len(body) or not steps:

@@ -28,8 +28,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from tqdm import tqdm
-from transformers import (AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, PreTrainedTokenizerFast,
-                          Qwen2Config, Qwen2ForCausalLM)
+from transformers import (AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, LlamaConfig, LlamaForCausalLM,
+                          PreTrainedTokenizerFast)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
@@ -70,7 +71,9 @@ def load_model(path, device="auto"):
     """
     device = pick_device(device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        # AutoTokenizer would give a Qwen2 model Qwen's own way to cut words, whatever its tokenizer.json says
+        generic = get_tokenizer_config(path).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+        tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sdpa",
                                                      dtype=torch.float32 if device.type == "cpu" else "auto")
     except Exception as error:    # missing folder, broken weights, unknown architecture: one line each
@@ -565,15 +568,16 @@ class Muon(torch.optim.Optimizer):
 
 
 @torch.no_grad()
-def start_with_copying(model, sharpness=1.75):
-    """Initial weights that copy: previous-token heads in the first layer, induction heads in the next two.
+def start_with_copying(model, sharpness=2.5):
+    """Initial weights that copy: heads that look a few tokens back in the first layer, induction heads in the next two.
 
     Copying names and values is most of a tool call, and a small model takes millions of tokens to find the two-layer
     circuit for it (induction heads: Olsson et al., arXiv 2209.11895). Here it is drawn in. In a first-layer head the
-    biases of query and key, which RoPE turns with the position, match one or two places back; it writes a sketch of
-    that token beside the current one. A head of the next layers looks for places whose previous token's sketch is the
-    current token's, and copies the token there. Everything is trained from then on; the rest starts as usual, with
-    branches that add nothing yet (output matrices zero).
+    biases of query and key, which RoPE turns with the position, match one to four places back; it writes a sketch of
+    that token beside the current one. A head of the next layers looks for places where the token so many places back
+    is the current one (to go on with a span) or the one before (to go from `name=` to what the query says after
+    "name"), and copies the token there. All is trained from then on; the rest starts as usual, with branches that add
+    nothing yet (output matrices zero).
     """
     config = model.config
     width, heads, groups = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
@@ -581,45 +585,46 @@ def start_with_copying(model, sharpness=1.75):
     half, fast, slow = size // 2, 5, size // 4       # fast dimensions tell neighbours apart, slow ones hardly turn
     frequency = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
     orthogonal = lambda rows: torch.linalg.qr(torch.randn(width, rows))[0].T.to(model.device)
-    look, write = orthogonal(2 * size), orthogonal(2 * size)     # sketches of the current and of the previous token
+    look, write = orthogonal(2 * size), orthogonal(6 * size).reshape(3, 2 * size, width)
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
     attention = model.model.layers[0].self_attn
-    for group in (0, 1):
-        rows = slice(group * size, (group + 1) * size)
+    for group in range(groups):      # two groups look one and two places back, two look three and four places back
+        rows, part = slice(group * size, (group + 1) * size), slice(group % 2 * size, (group % 2 + 1) * size)
         attention.k_proj.weight[rows] *= 0.1
         attention.k_proj.bias[rows] = 6.0 * (torch.arange(size) < fast)
-        attention.v_proj.weight[rows] = look[rows]
-        for back in range(1, each + 1):              # one place back, two places back, ...
-            head = slice((group * each + back - 1) * size, (group * each + back) * size)
+        attention.v_proj.weight[rows] = look[part]
+        for n in range(each):
+            back = 1 + n + 2 * (group // 2)
+            head = slice((group * each + n) * size, (group * each + n + 1) * size)
             turn = torch.zeros(size)
             turn[:fast] = 6.0 * torch.cos(frequency[:fast] * back)
             turn[half:half + fast] = -6.0 * torch.sin(frequency[:fast] * back)
             attention.q_proj.weight[head] *= 0.1
             attention.q_proj.bias[head] = turn
-            if back == 1:
-                attention.o_proj.weight[:, head] = 0.1 * write[rows].T
+            attention.o_proj.weight[:, head] = 0.06 * write[min(back, 3) - 1, part].T
     slots = torch.tensor([*range(slow, half), *range(half + slow, size)])
+    queries, keys = [look, look, write[0], write[0]], [write[0], write[0], write[1], write[2]]
     for number, layer in enumerate(model.model.layers[1:3]):
         attention = layer.self_attn
-        for group in (0, 1):
+        for group in range(groups):
             rows, value = slice(group * size, (group + 1) * size), orthogonal(size)
-            sketch = group * size + number * len(slots) + torch.arange(len(slots))
+            sketch = group % 2 * size + number * len(slots) + torch.arange(len(slots))
             attention.k_proj.weight[rows] *= 0.3
-            attention.k_proj.weight[group * size + slots] = sharpness * write[sketch]
+            attention.k_proj.weight[group * size + slots] = sharpness * keys[group][sketch]
             attention.v_proj.weight[rows] = value
             for h in range(group * each, (group + 1) * each):
-                head = slice(h * size, (h + 1) * size)
-                attention.q_proj.weight[head] *= 0.3
-                attention.q_proj.weight[h * size + slots] = sharpness * look[sketch]
-                attention.o_proj.weight[:, head] = 0.15 * value.T
+                attention.q_proj.weight[h * size:(h + 1) * size] *= 0.3
+                attention.q_proj.weight[h * size + slots] = sharpness * queries[group][sketch]
+                attention.o_proj.weight[:, h * size:(h + 1) * size] = (0.15 if group < 2 else 0.1) * value.T
 
 
 def base_trees(tokenizer, seed, start=0):
     """Documents of the base's world as trees of token ids, without end; branches that do not fit a row are cut."""
     for i in itertools.count(start):
-        document = synth.base_document(random.Random(f"{seed}-{i}"))
+        rng = random.Random(f"{seed}-{i}")
+        document = synth.base_document(rng, easy=rng.random() < (0 if seed == "val" else max(0.2, 1 - i / 6000)))
         encoded = tokenizer([text for text, _, _ in document], add_special_tokens=False)["input_ids"]
         tree, number, total = [], {-1: -1}, 0
         for k, (ids, (_, parent, learned)) in enumerate(zip(encoded, document)):
@@ -656,7 +661,7 @@ def base_accuracy(model, batches):
 
 
 def train_base(cfg):
-    """The embedded model: a Qwen2 of 3.5 million parameters that learns to read schemas, on random tools only.
+    """The embedded model: a Llama (with biases on q, k, v, o) of 3.5 million parameters that learns to read schemas, on random tools only.
 
     Muon for the matrices, AdamW for embeddings and norms; constant learning rate, then linear to zero over the
     second half. State is saved every few minutes; the same command goes on from there.
@@ -664,17 +669,17 @@ def train_base(cfg):
     out, device = Path(cfg.out), pick_device(cfg.device)
     state_file, tokens_seen, step, document = out / "state.safetensors", 0, 0, 0
     if (out / "tokenizer.json").exists():
-        tokenizer = AutoTokenizer.from_pretrained(out)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
         texts = (text for i in range(4000) for text, _, _ in synth.base_document(random.Random(f"tok-{i}")))
         tokenizer = train_tokenizer(texts, BASE_VOCABULARY)
         tokenizer.save_pretrained(out)
     torch.manual_seed(cfg.base_seed)
-    model = Qwen2ForCausalLM(Qwen2Config(
+    model = LlamaForCausalLM(LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=8,
-        num_key_value_heads=4, tie_word_embeddings=True, max_position_embeddings=2048, initializer_range=0.04,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e5}, bos_token_id=None, attn_implementation="sdpa",
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)).to(device)
+        num_key_value_heads=4, attention_bias=True, tie_word_embeddings=True, max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5}, initializer_range=0.04, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, attn_implementation="sdpa")).to(device)
     start_with_copying(model)
     named = dict(model.named_parameters())
     matrices = [p for name, p in named.items() if p.ndim == 2 and "embed" not in name]

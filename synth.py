@@ -1684,21 +1684,22 @@ def pseudo_word(rng):
     return "".join(rng.choice(onsets) + rng.choice(vowels) + rng.choice(codas) for _ in range(rng.choice([1, 2, 2, 2, 3])))
 
 
-def base_word(rng):
-    r = rng.random()
+def base_word(rng, plain=False):
+    """A noun, adjective or verb; one in five (none if `plain`) is a word that nobody has seen."""
+    r = rng.random() * (0.78 if plain else 1)
     return rng.choice(NOUNS) if r < 0.55 else rng.choice(ADJECTIVES) if r < 0.68 else rng.choice(VERBS) if r < 0.78 else \
         pseudo_word(rng)
 
 
-def base_string(rng, kind="word"):
-    """Any span: words, names, codes, addresses, in any case."""
-    r = rng.random()
+def base_string(rng, easy=False):
+    """Any span: words, names, codes, addresses, in any case; if `easy`, capitalized words and codes only."""
+    r = rng.random() * (0.8 if easy else 1)
     if r < 0.55:
-        words = [base_word(rng) for _ in range(rng.choice([1, 1, 1, 2, 2, 3, 4]))]
+        words = [base_word(rng) for _ in range(rng.choice([1, 1, 1, 2, 2] if easy else [1, 1, 1, 2, 2, 3, 4]))]
         style = rng.random()
-        if style < 0.5:
+        if easy or style < 0.7:
             words = [w.capitalize() for w in words]
-        elif style < 0.6:
+        elif style < 0.8:
             words[0] = words[0].capitalize()
         if rng.random() < 0.1:
             words[rng.randrange(len(words))] += rng.choice(["'s", "-" + base_word(rng), "!", "?"])
@@ -1716,8 +1717,8 @@ def base_string(rng, kind="word"):
     return " ".join(rng.choice(FILLERS) if rng.random() < 0.4 else base_word(rng) for _ in range(rng.randint(3, 6)))
 
 
-BASE_CUES = ["{name} {v}", "{v} as {name}", "{name} of {v}", "with {name} {v}", "{name}: {v}", "the {name} is {v}",
-             "set {name} to {v}", "{name} should be {v}", "{v} for the {name}", "{name} = {v}", "and {name} {v}",
+BASE_CUES = ["{name} {v}", "{name} of {v}", "with {name} {v}", "{name}: {v}", "the {name} is {v}", "set {name} to {v}",
+             "{name} should be {v}", "{v} as {name}", "{v} for the {name}", "{name} = {v}", "and {name} {v}",
              "using {v} as the {name}"]
 BASE_BOOLS = ["with {n}/without {n}", "{n} on/{n} off", "include {n}/skip {n}", "do {n}/do not {n}", "{n} yes/{n} no",
               "enable {n}/disable {n}"]
@@ -1727,11 +1728,12 @@ BASE_FORMS = {"literal": 1.2, "words": 1, "twice": 1, "half": 1, "dozen": 0.7, "
               "relative": 1, "after": 1, "ampm": 1.2, "spoken": 1.4, "paraphrase": 1.5}
 
 
-def base_param(rng, taken):
+def base_param(rng, taken, easy=False):
     """A random parameter. Its cue shares a word with its name or description, or its type alone must tell."""
     kind = rng.choices(list(BASE_KINDS), BASE_KINDS.values())[0]
-    noun, other, preposition = base_word(rng), base_word(rng), rng.choice(PREPOSITIONS)
-    name = noun if rng.random() < 0.5 else f"{other}_{noun}"
+    plain = easy or rng.random() < 0.7
+    noun, other, preposition = base_word(rng, plain), base_word(rng, plain), rng.choice(PREPOSITIONS)
+    name = noun if rng.random() < (0.8 if easy else 0.5) else f"{other}_{noun}"
     description, cue = "", None
     if kind == "word":
         kind = rng.choice(STRINGS)
@@ -1757,11 +1759,12 @@ def base_param(rng, taken):
     if name in taken:
         name += "_" + pseudo_word(rng)
     words = words_of(name)
-    style = rng.random()
+    style = rng.random() * (0.6 if easy else 1)
     if cue is not None:
         description = f"{base_word(rng)} {description}" if style < 0.5 else description
     elif style < 0.35:       # the name's words say where the value belongs
-        cue = rng.choice(BASE_CUES).format(name=words if rng.random() < 0.7 else words.split()[-1], v="~")
+        cue = rng.choice(BASE_CUES[:6] if easy else BASE_CUES).format(
+            name=words if easy or rng.random() < 0.7 else words.split()[-1], v="~")
         description += "" if rng.random() < 0.5 else f" {base_word(rng)} {base_word(rng)}"
     elif style < 0.65:       # the description's words do
         about = f"{base_word(rng)} {base_word(rng)}" if rng.random() < 0.5 else base_word(rng)
@@ -1796,12 +1799,12 @@ def base_name(rng, words):
     return "_".join(words) + str(rng.randint(1, 9))
 
 
-def base_tools(rng, n):
+def base_tools(rng, n, easy=False):
     """n random tools; some are near twins; in half of the sets one takes an id that another one returns."""
     tools = []
     article = lambda: rng.choice(["the ", "a ", "", "my ", "some "])
     while len(tools) < n:
-        verb, noun = rng.choice(VERBS) if rng.random() < 0.8 else pseudo_word(rng), base_word(rng)
+        verb, noun = rng.choice(VERBS) if easy or rng.random() < 0.9 else pseudo_word(rng), base_word(rng, easy)
         if tools and rng.random() < 0.35:      # a near twin: the same verb or the same noun
             twin = tools[-1].intents[0].split()
             verb, noun = (twin[0], noun) if rng.random() < 0.5 else (verb, twin[-1])
@@ -1809,8 +1812,8 @@ def base_tools(rng, n):
         if any(t.name == name for t in tools):
             continue
         params = []
-        for _ in range(rng.choices([0, 1, 2, 3, 4, 5], [0.3, 3, 4, 3, 1.5, 0.5])[0]):
-            params.append(base_param(rng, [p.name for p in params]))
+        for _ in range(rng.choices([0, 1, 2, 3, 4, 5], [0, 4, 4, 2, 0, 0] if easy else [0.3, 3, 4, 3, 1.5, 0.5])[0]):
+            params.append(base_param(rng, [p.name for p in params], easy))
         params.sort(key=lambda p: not p.required)
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
         style = rng.random()
@@ -1822,7 +1825,7 @@ def base_tools(rng, n):
             description = [verb.capitalize(), *extra, b]
             intent = rng.choice([f"{a} {noun}", f"{verb} {b}", f"{verb} {' '.join(extra)} {b}"])
         tools.append(Tool(name, " ".join(description), params, [intent]))
-    if n > 1 and rng.random() < 0.5:
+    if n > 1 and not easy and rng.random() < 0.5:
         source, sink = rng.sample(tools, 2)
         key = f"{base_word(rng)}_id"
         if all(p.name != key for p in sink.params):
@@ -1834,7 +1837,7 @@ def base_tools(rng, n):
 def base_phrasing(rng):
     """Frames drawn word by word, so that no wording can be relied on."""
     def noise(low, high):
-        return " ".join(rng.choice(FILLERS) if rng.random() < 0.8 else base_word(rng) for _ in range(rng.randint(low, high)))
+        return " ".join(rng.choice(FILLERS) if rng.random() < 0.95 else base_word(rng) for _ in range(rng.randint(low, high)))
     opener, closer = noise(0, 4) if rng.random() < 0.75 else "", noise(0, 3) if rng.random() < 0.4 else ""
     first, last = rng.choice(["", "", "", ",", ":", "!", "."]) if opener else "", rng.choice([".", ".", "?", "", "!"])
     middle = rng.choice(["{intent} {cues}"] * 6 + ["{intent} {cues},", "{cues}, {intent}", "{cues}, {intent},", "{intent}: {cues}"])
@@ -1909,15 +1912,18 @@ def corrupt(rng, calls, tools, spares):
     return calls, "fair"
 
 
-def base_document(rng):
+def base_document(rng, easy=False):
     """One training document of the base: a toolset, several conversations about it, and graded answers.
+
+    Easy documents, with one or two small tools and mostly literal values, come first in its training.
 
     Returns a tree, a list of (text, index of the parent or -1, is it learned?): each conversation is a branch under
     the toolset, each graded answer a branch under its conversation.
     """
-    tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6, 7], [4, 3, 3, 3, 2, 2, 1])[0])
+    tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6, 7], [4, 4, 0, 0, 0, 0, 0] if easy else [4, 3, 3, 3, 2, 2, 1])[0], easy)
+    form_weights = {**BASE_FORMS, "literal": 12} if easy else BASE_FORMS
     today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
-    strings = lambda kind: base_string(rng)
+    strings = lambda kind: base_string(rng, easy)
     segments = [(turn("system", system_text([t.schema() for t in tools], today)), -1, False)]
     source = next((t for t in tools if t.returns), None)
     sink = source and next((t for t in tools if any(p.name == source.returns for p in t.params)), None)
@@ -1941,9 +1947,9 @@ def base_document(rng):
         add(grade + END, node, True)
 
     phrasing = base_phrasing(rng)
-    for _ in range(rng.randint(5, 7)):
+    for _ in range(rng.randint(6, 9) if easy else rng.randint(5, 7)):
         phrasing = base_phrasing(rng) if rng.random() < 0.7 else phrasing
-        wish = lambda tool, **kw: make_wish(rng, tool, phrasing, BASE_FORMS, strings, today, **kw)
+        wish = lambda tool, **kw: make_wish(rng, tool, phrasing, form_weights, strings, today, **kw)
         tool, r = rng.choice(tools), rng.random()
         if r < 0.09:             # no tool fits
             stranger = base_tools(rng, 1)[0]
@@ -2092,7 +2098,7 @@ def read_samples(path, skip_bad=False):
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})")
     else:
-        records = [(f"{path}, line {i}", line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+        records = [(f"{path}, line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     samples, skipped = [], 0
     for where, line in records:
         try:

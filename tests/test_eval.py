@@ -1,0 +1,343 @@
+"""Decoding against transformers' own, and judging: each kind of error, the scores, the command."""
+
+import json
+import math
+import random
+
+import pytest
+import torch
+
+import eval as evaluation
+import synth
+from eval import (ERROR_KINDS, Prompts, decode, evaluate, graded_outcome, interval, judge, paired_interval, print_scores,
+                  response_text, score, stop_token, summarize)
+from synth import Call, Sample, format_calls
+
+NO_STOP = -1
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    """Numbers are compared in float32, also on a CPU that would take bfloat16."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+
+
+@pytest.fixture
+def prompts(model):
+    """Token ids of prompts of very different lengths."""
+    rng = random.Random(0)
+    return [[rng.randrange(6, model.config.vocab_size) for _ in range(n)] for n in (5, 40, 2, 17, 1, 90, 17)]
+
+
+@torch.no_grad()
+def greedy(model, ids, max_new, stop_id=None):
+    """transformers' greedy continuation of one prompt."""
+    row = torch.tensor([ids])
+    out = model.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=max_new, do_sample=False,
+                         eos_token_id=stop_id, pad_token_id=0)
+    return out[0, len(ids):].tolist()
+
+
+@torch.no_grad()
+def forward_logps(model, before, ids):
+    """Log-probability of each of `ids` behind `before`, from one plain forward pass."""
+    row = torch.tensor([[*before, *ids]])
+    logps = torch.log_softmax(model(row).logits[0, :-1].float(), -1).gather(1, row[0, 1:, None])[:, 0]
+    return logps[len(before) - 1:].tolist()
+
+
+# ---- Decoding -----------------------------------------------------------------------------------------------------
+
+def test_greedy_decoding_equals_generate(model, prompts):
+    """Token by token, for prompts of different lengths in one batch, some of which end early."""
+    model.generation_config.eos_token_id = None
+    endless = [greedy(model, p, 16) for p in prompts]
+    for stop_id in (NO_STOP, endless[0][4], endless[5][8]):
+        expected = [greedy(model, p, 16, stop_id) if stop_id != NO_STOP else e for p, e in zip(prompts, endless)]
+        found = decode(Prompts(model, prompts), range(len(prompts)), [[]] * len(prompts), 16, stop_id)
+        assert [ids for ids, _ in found] == expected
+    assert len({len(ids) for ids in expected}) > 1
+
+
+def test_decoding_goes_on_behind_prefixes(model, prompts):
+    model.generation_config.eos_token_id = None
+    index, prefixes = [0, 0, 5, 4, 2, 0], [[9, 8, 7], [], [11], [30, 31, 32, 33, 34, 35, 36], [12, 13], [9, 8]]
+    found = decode(Prompts(model, prompts), index, prefixes, 8, NO_STOP)
+    assert [ids for ids, _ in found] == [greedy(model, prompts[i] + prefix, 8) for i, prefix in zip(index, prefixes)]
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass(model, prompts):
+    index, prefixes = [3, 5, 4, 3], [[9, 8], [], [], [10]]
+    for temperature in (0, 2.0):  # sampled at a temperature or not: they are the policy's own
+        found = decode(Prompts(model, prompts), index, prefixes, 10, NO_STOP, temperature, torch.Generator().manual_seed(1))
+        for i, prefix, (ids, logps) in zip(index, prefixes, found):
+            assert logps == pytest.approx(forward_logps(model, prompts[i] + prefix, ids), abs=1e-4)
+
+
+def test_the_batch_changes_nothing(model, prompts):
+    """Alone or together, in one forward pass or in many: the same tokens, the same log-probabilities."""
+    index, prefixes = [0, 1, 5, 5, 2, 4], [[], [9], [8, 7], [], [6, 6, 6], []]
+    stop_id = decode(Prompts(model, prompts), [1], [[]], 8, NO_STOP)[0][0][3]
+    together = decode(Prompts(model, prompts), index, prefixes, 12, stop_id)
+    alone = [decode(Prompts(model, [prompts[i]]), [0], [prefix], 12, stop_id)[0] for i, prefix in zip(index, prefixes)]
+    chunked = decode(Prompts(model, prompts, max_tokens=1), index, prefixes, 12, stop_id, max_tokens=150)
+    for other in (alone, chunked):
+        assert [ids for ids, _ in other] == [ids for ids, _ in together]
+        for (_, a), (_, b) in zip(other, together):
+            assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_a_cache_serves_many_calls(model, prompts):
+    """Decoding does not write into the prompts' cache."""
+    cached = Prompts(model, prompts)
+    first = decode(cached, [0, 1, 0], [[], [9], [8]], 6, NO_STOP)
+    decode(cached, [1, 0], [[7, 7], []], 9, NO_STOP)
+    assert decode(cached, [0, 1, 0], [[], [9], [8]], 6, NO_STOP) == first
+
+
+def test_finished_rows_leave_the_batch(model, prompts):
+    cached, widths = Prompts(model, prompts), []
+    endless = [ids for ids, _ in decode(cached, range(7), [[]] * 7, 16, NO_STOP)]
+    stop_id = max({t for ids in endless for t in ids[:8]}, key=lambda t: sum(t in ids[:8] for ids in endless))
+    model.base_model.register_forward_pre_hook(lambda module, args, kwargs: widths.append(len(kwargs["input_ids"])),
+                                               with_kwargs=True)
+    found = [ids for ids, _ in decode(cached, range(7), [[]] * 7, 16, stop_id)]
+    assert found == [ids[:ids.index(stop_id) + 1] if stop_id in ids else ids for ids in endless]
+    ended = sum(stop_id in ids for ids in found)
+    if ended >= 2:
+        assert widths[0] == 7 and widths[-1] < 7 and widths == sorted(widths, reverse=True)
+    del widths[:]
+    decode(cached, [0], [[]], 16, endless[0][0])
+    assert len(widths) == 1  # the only row has ended: no further pass
+
+
+def test_sampling_follows_the_policys_distribution(qwen2):
+    prompt, n = [7, 8, 9], 1500
+    sampled = decode(Prompts(qwen2, [prompt]), [0] * n, [[]] * n, 1, NO_STOP, 0.7, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        p = torch.softmax(qwen2(torch.tensor([prompt])).logits[0, -1] / 0.7, -1)
+    found = torch.bincount(torch.tensor([ids[0] for ids, _ in sampled]), minlength=len(p)) / n
+    top = p.argsort(descending=True)[:5]
+    assert ((found[top] - p[top]).abs() < 4.5 * (p[top] * (1 - p[top]) / n).sqrt()).all()
+    again = decode(Prompts(qwen2, [prompt]), [0] * 50, [[]] * 50, 3, NO_STOP, 0.7, torch.Generator().manual_seed(0))
+    assert again == decode(Prompts(qwen2, [prompt]), [0] * 50, [[]] * 50, 3, NO_STOP, 0.7, torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("max_tokens", [65536, 60])
+def test_score_equals_a_plain_forward_pass(model, prompts, max_tokens):
+    index, prefixes, tails, choices = [1, 5, 4, 1], [[9, 8], [], [7], []], [[20], [21, 22, 23], [24], [25, 26]], [30, 40, 50]
+    logps, grades = score(Prompts(model, prompts), index, prefixes, tails, choices, max_tokens)
+    for i, prefix, tail, found, grade in zip(index, prefixes, tails, logps, grades):
+        assert found == pytest.approx(forward_logps(model, prompts[i], prefix + tail), abs=1e-4)
+        last = model(torch.tensor([prompts[i] + prefix + tail])).logits[0, -1]
+        assert grade == pytest.approx(torch.softmax(last[choices], -1).tolist(), abs=1e-5)
+    assert score(Prompts(model, prompts), index, prefixes, tails, [])[1] == []
+
+
+def test_reduced_precision_decodes_too(qwen2, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    found = decode(Prompts(qwen2, [[7, 8, 9], [10]]), [0, 1, 1], [[], [6], []], 5, NO_STOP)
+    assert all(len(ids) == 5 and all(map(math.isfinite, logps)) for ids, logps in found)
+
+
+def test_stop_token_and_response_text(tokenizer, chatml, samples):
+    for t, end in ((tokenizer, "<|end|>"), (chatml, "<|im_end|>")):
+        stop_id = stop_token(t)
+        assert t.decode([stop_id]) == end
+        ids = synth.target_ids(t, samples[0])
+        assert ids[-1] == stop_id and response_text(t, ids, stop_id) == samples[0].target
+        assert response_text(t, ids[:-1], stop_id) == samples[0].target and response_text(t, [], stop_id) == ""
+
+
+# ---- Judging ------------------------------------------------------------------------------------------------------
+
+TOOLS = [{"name": "play_song", "description": "", "parameters": {"type": "dict", "required": ["song"], "properties": {
+             "song": {"type": "string"}, "volume": {"type": "integer", "default": 5}, "loop": {"type": "boolean"}}}},
+         {"name": "stop", "description": "", "parameters": {"type": "dict", "required": [], "properties": {}}}]
+
+
+def due(target):
+    return Sample("1", TOOLS, [{"role": "user", "content": "?"}], target)
+
+
+CALL = due('[play_song(song="River Song", volume=7), stop()]')
+TEXT = due(synth.NO_TOOL)
+
+
+@pytest.mark.parametrize("sample, response, error", [
+    (CALL, '[play_song(song="River Song", volume=7), stop()]', None),
+    (CALL, ' [stop(),play_song(volume=7,song=\'river song\')]\n', None),
+    (CALL, '[play_song(song="River Song", volume=7), stop()', "unparseable"),
+    (CALL, "[]", "no call where one was due"),
+    (CALL, "None of the tools can do that.", "no call where one was due"),
+    (CALL, "", "no call where one was due"),
+    (CALL, '[play_song(song="River Song", volume=7)]', "wrong number of calls"),
+    (CALL, '[play_music(song="River Song", volume=7), stop()]', "wrong tool"),
+    (CALL, "[play_song(volume=7), stop()]", "missing parameter"),
+    (CALL, '[play_song(song="River Song"), stop()]', "missing parameter"),
+    (CALL, '[play_song(song="River Song", volume=7, loop=True), stop()]', "unexpected parameter"),
+    (CALL, '[play_song(song="River Song", volume="7"), stop()]', "wrong type"),
+    (CALL, '[play_song(song="River", volume=7), stop()]', "wrong value"),
+    (due('[play_song(song="a")]'), '[play_song(song="a", volume=5)]', None),  # its default
+    (due('[play_song(song="a", volume=5)]'), '[play_song(song="a")]', None),
+    (TEXT, "None of the tools can do that.", None),
+    (TEXT, "I cannot.", None),  # any text is right where no call is
+    (TEXT, "", "unparseable"),
+    (TEXT, "[stop()]", "call where none was due"),
+    (TEXT, "[stop(", "unparseable"),
+])
+def test_judge(sample, response, error):
+    assert judge(sample, response) == error and (error is None or error in ERROR_KINDS)
+    outcome = graded_outcome(sample, response)
+    assert -1 <= outcome <= 1 and (outcome == 1) == (error is None)
+
+
+def test_the_graded_outcome_climbs_with_what_is_right():
+    steps = ["", "[stop()]", '[play_song(song="x", volume=1), stop()]', '[play_song(song="x", volume=7), stop()]', CALL.target]
+    outcomes = [graded_outcome(CALL, text) for text in steps]
+    assert outcomes == sorted(outcomes) and len(set(outcomes)) == 5 and outcomes[0] == -1 and outcomes[-1] == 1
+    # 4 points: two names, two values
+    assert graded_outcome(CALL, '[play_song(song="River Song", volume=1), stop()]') == 2 * 3 / 4 - 1
+    assert graded_outcome(TEXT, "[stop()]") == -1
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_target_is_right(split):
+    for sample in synth.make_samples(300, split, seed=3):
+        assert judge(sample, sample.target) is None and graded_outcome(sample, sample.target) == 1
+        if sample.calls:
+            shuffled = random.Random(0).sample(sample.calls, len(sample.calls))
+            assert judge(sample, format_calls(shuffled)) is None
+            wrong = [Call(c.name, {**c.args, "unheard_of": 1}) for c in sample.calls]
+            assert judge(sample, format_calls(wrong)) == "unexpected parameter" or len(wrong) > 1
+            assert judge(sample, format_calls(wrong)) in ERROR_KINDS
+            assert -1 < graded_outcome(sample, format_calls(wrong)) < 1
+
+
+def test_every_public_target_is_right(shared_data):
+    for sample in synth.read_samples(shared_data / "real/toolace_format.json")[0]:
+        assert judge(sample, sample.target) is None and graded_outcome(sample, sample.target) == 1
+
+
+# ---- Scores -------------------------------------------------------------------------------------------------------
+
+def test_wilsons_interval():
+    assert interval(50, 100) == pytest.approx((40.38, 59.62), abs=0.01)
+    assert interval(0, 10) == pytest.approx((0, 27.75), abs=0.01) and interval(10, 10) == pytest.approx((72.25, 100), abs=0.01)
+    assert interval(0, 0) == (0.0, 0.0)
+    low, high = interval(500, 1000)
+    assert low < 50 < high and high - low < 19.24
+
+
+def test_paired_interval():
+    rng = random.Random(0)
+    before = [rng.random() < 0.5 for _ in range(400)]
+    after = [b or rng.random() < 0.2 for b in before]
+    assert paired_interval(before, before) == (0, 0)
+    assert paired_interval([False] * 9, [True] * 9) == (100, 100)
+    mean = 100 * (sum(after) - sum(before)) / 400
+    low, high = paired_interval(before, after)
+    assert 0 < low < mean < high < 20 and paired_interval(before, after) == (low, high)
+    deviation = 100 * torch.tensor([a - b for a, b in zip(after, before)]).float().std().item() / 20
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
+
+
+RECORDS = [{"correct": True, "error": None, "level": "easy", "scenario": "single"},
+           {"correct": False, "error": "wrong value", "level": "easy", "scenario": "single"},
+           {"correct": False, "error": "wrong tool", "level": "hard", "scenario": "chain"},
+           {"correct": True, "error": None, "level": "hard", "scenario": "chain"}]
+
+
+def test_summary_and_table(capsys):
+    assert summarize(RECORDS) == {"n": 4, "accuracy": 50, "easy": 50, "medium": 0, "hard": 50,
+                                  "errors": {"wrong tool": 1, "wrong value": 1}}
+    print_scores(RECORDS)
+    out = capsys.readouterr().out
+    assert "overall                 50.0%   [15.0,  85.0]   2/4" in out and "wrong value" in out and "s: chain" in out
+
+
+def test_a_model_is_evaluated(model, tokenizer, samples):
+    records = evaluate(model, tokenizer, samples[:5], max_new=8)
+    assert [r["id"] for r in records] == [s.id for s in samples[:5]]
+    for r, s in zip(records, samples):
+        ids, _ = decode(Prompts(model, [synth.prompt_ids(tokenizer, s)]), [0], [[]], 8, stop_token(tokenizer))[0]
+        assert r["response"] == response_text(tokenizer, ids, stop_token(tokenizer))
+        assert r["error"] == judge(s, r["response"]) and r["correct"] == (r["error"] is None)
+
+
+def test_copies_of_an_answer_stand_side_by_side(qwen2, tokenizer, samples):
+    texts = evaluation.answer(qwen2, tokenizer, samples[:3], 6, copies=2)
+    assert texts[::2] == texts[1::2] == evaluation.answer(qwen2, tokenizer, samples[:3], 6)
+
+
+# ---- The command --------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def heldout(tmp_path):
+    """A file of three samples."""
+    found = [Sample("a", TOOLS, CALL.messages, CALL.target), Sample("b", TOOLS, CALL.messages, "[stop()]"),
+             Sample("c", TOOLS, CALL.messages, TEXT.target)]
+    synth.write_samples(found, tmp_path / "heldout.jsonl")
+    return tmp_path / "heldout.jsonl"
+
+
+def write_answers(path, *records):
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r, ensure_ascii=False)) + "\n" for r in records),
+                    encoding="utf-8")
+    return str(path)
+
+
+def test_answers_made_elsewhere_are_scored(heldout, tmp_path, capsys):
+    path = write_answers(tmp_path / "answers.jsonl", {"id": "c", "result": "Sorry,\u2028no."},
+                         {"id": "a", "result": CALL.target}, {"id": "b", "result": "[play_song(song='x')]"})
+    evaluation.main(["--answers", path, "--data", str(heldout), "--out", str(tmp_path / "scores.jsonl")])
+    assert "66.7%" in capsys.readouterr().out
+    records = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    assert [{key: r[key] for key in ("id", "correct", "error", "response")} for r in records] == [
+        {"id": "a", "correct": True, "error": None, "response": CALL.target},
+        {"id": "b", "correct": False, "error": "wrong tool", "response": "[play_song(song='x')]"},
+        {"id": "c", "correct": True, "error": None, "response": "Sorry,\u2028no."}]
+
+
+def test_answers_to_bfcls_questions_are_scored(tmp_path, capsys):
+    (tmp_path / "possible_answer").mkdir()
+    (tmp_path / "BFCL_v4_multiple.json").write_text(json.dumps(
+        {"id": "multiple_0", "question": [[{"role": "user", "content": "?"}]], "function": TOOLS}))
+    (tmp_path / "possible_answer/BFCL_v4_multiple.json").write_text(json.dumps(
+        {"id": "multiple_0", "ground_truth": [{"play_song": {"song": ["a", "b"], "volume": ["", 5]}}]}))
+    path = write_answers(tmp_path / "answers.jsonl", {"id": "multiple_0", "result": "play_song(song='B')"})
+    evaluation.main(["--bench", "bfcl", "--categories", "multiple", "--data", str(tmp_path), "--answers", path])
+    assert "100.0%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", ["{", '{"id": "b"}', '["b", "x"]', "3"])
+def test_a_bad_answer_is_named_by_file_and_line(heldout, tmp_path, line):
+    path = write_answers(tmp_path / "answers.jsonl", {"id": "a", "result": ""}, line)
+    with pytest.raises(ValueError, match=r"answers\.jsonl, line 2: not a JSON object with `id` and `result`"):
+        evaluation.main(["--answers", path, "--data", str(heldout)])
+
+
+def test_mistakes_in_the_command_say_what_to_do(heldout, tmp_path):
+    path = write_answers(tmp_path / "answers.jsonl", {"id": "a", "result": ""})
+    for arguments, message in (
+            (["--answers", path, "--data", str(heldout)], "no answer for 2 of 3 cases, such as b"),
+            (["--answers", str(tmp_path / "none"), "--data", str(heldout)], "none: cannot be read"),
+            (["--data", str(heldout)], "give either --model or --answers"),
+            (["--answers", path, "--model", "base"], "give either --model or --answers"),
+            (["--answers", path, "--bench", "apibank"], "--bench is heldout or bfcl"),
+            (["--answers", path, "--bench", "bfcl", "--categories", "java"], "no BFCL category 'java'"),
+            (["--answers", path, "--data", str(tmp_path / "none")], "none: cannot be read")):
+        with pytest.raises(ValueError, match=message) as caught:
+            evaluation.main(arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_is_scored(checkpoint, heldout, tmp_path, capsys):
+    evaluation.main(["--model", str(checkpoint), "--data", str(heldout), "--max_new", "5", "--device", "cpu",
+                     "--out", str(tmp_path / "scores.jsonl")])
+    assert "overall" in capsys.readouterr().out
+    assert len((tmp_path / "scores.jsonl").read_text(encoding="utf-8").split("\n")) == 4
+    evaluation.main(["--model", str(checkpoint), "--data", str(heldout), "--max_new", "2040", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert "3 prompts are longer than 8 tokens: counted as wrong, not cut" in out and "0/3" in out

@@ -1,0 +1,379 @@
+"""Training: trees of tokens are what their paths are one by one; the loops learn, and stop where they must."""
+
+import itertools
+import json
+import math
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+import sft
+import synth
+from sft import (ModelError, SFTConfig, TrainingError, add_lora, curriculum_rows, lay_out, learned_logps, load_model,
+                 lora_layers, lora_parameters, lora_tensors, orthogonalize, pack, perplexities, sample_tree, save_model,
+                 segment_sum, start_with_copying, tree_tokens, warm_up)
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    """Numbers are compared in float32, also on a CPU that would take bfloat16."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+
+
+def random_tree(rng, vocabulary):
+    """A prompt, a shared path, and branches at three depths."""
+    ids = lambda low, high: [rng.randrange(6, vocabulary) for _ in range(rng.randint(low, high))]
+    return [(ids(3, 9), -1, False), (ids(1, 4), 0, False), (ids(1, 5), 1, True), (ids(1, 5), 1, True), (ids(2, 6), 0, True),
+            (ids(1, 3), 2, True), (ids(1, 1), 5, True), (ids(1, 4), 0, False)]
+
+
+def path_by_path(model, tree):
+    """Log-probabilities of every learned token, each segment in a plain forward pass behind its ancestors."""
+    paths, logps = [], []
+    for ids, parent, learned in tree:
+        paths.append([*(paths[parent] if parent >= 0 else []), *ids])
+        if learned:
+            row = torch.tensor([paths[-1]])
+            every = torch.log_softmax(model(row).logits[0, :-1].float(), -1).gather(1, row[0, 1:, None])[:, 0]
+            logps.append(every[-len(ids):])
+    return torch.cat(logps)
+
+
+# ---- Trees --------------------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+def test_a_tree_in_one_row_equals_its_paths(model):
+    rng = random.Random(0)
+    for _ in range(3):
+        tree = random_tree(rng, model.config.vocab_size)
+        batch = lay_out([[tree]], 0)
+        expected = path_by_path(model, tree)
+        assert expected.std() > 0.1
+        torch.testing.assert_close(learned_logps(model, batch), expected, atol=1e-5, rtol=0)
+        assert batch.target.tolist() == [t for ids, _, learned in tree if learned for t in ids]
+        sums = segment_sum(batch, expected)
+        assert len(sums) == batch.segments == 5
+        assert sums[2].item() == pytest.approx(expected[batch.segment == 2].sum().item(), abs=1e-5)
+
+
+@torch.no_grad()
+def test_packing_changes_nothing(model):
+    """Several trees a row, several rows, padding: the same numbers as each tree alone."""
+    rng = random.Random(1)
+    trees = [random_tree(rng, model.config.vocab_size) for _ in range(5)]
+    alone = torch.cat([learned_logps(model, lay_out([[tree]], 0)) for tree in trees])
+    for rows in ([trees], [trees[:2], trees[2:4], trees[4:]], [[tree] for tree in trees]):
+        torch.testing.assert_close(learned_logps(model, lay_out(rows, 0)), alone, atol=1e-5, rtol=0)
+
+
+def test_gradients_of_a_packed_batch_are_those_of_its_paths(qwen2):
+    rng = random.Random(2)
+    trees = [random_tree(rng, qwen2.config.vocab_size) for _ in range(3)]
+    learned_logps(qwen2, lay_out([trees[:2], trees[2:]], 0)).sum().backward()
+    packed = {name: p.grad.clone() for name, p in qwen2.named_parameters()}
+    qwen2.zero_grad()
+    torch.cat([path_by_path(qwen2, tree) for tree in trees]).sum().backward()
+    for name, p in qwen2.named_parameters():
+        torch.testing.assert_close(packed[name], p.grad, atol=1e-4 * p.grad.abs().max().item() + 1e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_reduced_precision_is_near(qwen2, monkeypatch):
+    """Where the CPU has matrix units for bfloat16 the same code runs in it."""
+    tree = random_tree(random.Random(3), qwen2.config.vocab_size)
+    exact = learned_logps(qwen2, lay_out([[tree]], 0))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    rough = learned_logps(qwen2, lay_out([[tree]], 0))
+    assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
+    assert (rough - exact).abs().mean() < 0.1
+
+
+def test_a_batch_without_learned_segments_is_empty():
+    batch = lay_out([[[([5, 6], -1, False)]]], 0)
+    assert batch.segments == 0 and len(batch.target) == 0 and batch.ids.tolist() == [[5, 6]]
+
+
+@given(st.lists(st.integers(1, 30), max_size=25))
+def test_pack_is_first_fit(sizes):
+    trees = [[([i] * size, -1, False)] for i, size in enumerate(sizes)]
+    rows = pack(trees, 20)
+    assert sorted(tree[0][0][0] for row in rows for tree in row) == list(range(len(sizes)))
+    assert all(sum(map(tree_tokens, row)) <= 20 or len(row) == 1 for row in rows)
+    where = {tree[0][0][0]: r for r, row in enumerate(rows) for tree in row}
+    space = [20] * len(rows)
+    for i, size in enumerate(sizes):  # each tree stands in the first row with room for it, or in a new one
+        assert all(space[r] < size for r in range(where[i]))
+        space[where[i]] -= size
+
+
+def test_the_bases_documents_become_trees_that_fit_a_row(tokenizer):
+    for _, tree in itertools.islice(sft.base_trees(tokenizer, "test"), 20):
+        assert tree_tokens(tree) <= sft.BASE_ROW and tree[-1][2] and any(learned for _, _, learned in tree)
+        assert all(ids and -1 <= parent < i for i, (ids, parent, _) in enumerate(tree))
+    first = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
+    again = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
+    assert all(map(torch.equal, first, again)) and first[0].shape[0] == sft.BASE_ROWS
+
+
+# ---- Scores of samples --------------------------------------------------------------------------------------------
+
+@torch.no_grad()
+@pytest.mark.parametrize("row_tokens", [64, 2048])
+def test_perplexities_are_those_of_transformers_loss(model, tokenizer, samples, row_tokens):
+    expected = []
+    for s in samples[:8]:
+        prompt, target = synth.prompt_ids(tokenizer, s), synth.target_ids(tokenizer, s)
+        ids, labels = torch.tensor([prompt + target]), torch.tensor([[-100] * len(prompt) + target])
+        expected.append(math.exp(model(input_ids=ids, labels=labels).loss.item()))
+    found = perplexities(model, tokenizer, samples[:8], row_tokens, batch_tokens=2 * row_tokens)
+    assert found.tolist() == pytest.approx(expected, rel=1e-4) and found.std() > 0
+
+
+def test_the_loss_is_on_the_response_only(tokenizer, samples):
+    trees = [sample_tree(tokenizer, s) for s in samples[:5]]
+    batch = lay_out([trees], tokenizer.pad_token_id)
+    assert batch.target.tolist() == [i for s in samples[:5] for i in synth.target_ids(tokenizer, s)]
+    assert batch.segments == 5
+
+
+def test_long_samples_are_left_out_and_counted(tokenizer, samples):
+    sizes = sorted(tree_tokens(sample_tree(tokenizer, s)) for s in samples)
+    kept, left = sft.split_too_long(tokenizer, samples, sizes[10])
+    assert len(kept) == sum(size <= sizes[10] for size in sizes) and len(kept) + left == len(samples)
+
+
+# ---- The warm-up --------------------------------------------------------------------------------------------------
+
+def test_the_curriculum_goes_from_easy_to_hard():
+    samples = [synth.Sample(str(i), [], [], "", level=("hard", "easy", "medium")[i % 3]) for i in range(30)]
+    trees = [[([i] * 7, -1, True)] for i in range(30)]
+    orders = {}
+    for curriculum in ("easy-to-hard", "hard-to-easy", "shuffled"):
+        cfg = SFTConfig(curriculum=curriculum, epochs=2, row_tokens=20)
+        rows = curriculum_rows(samples, trees, cfg, random.Random(0))
+        order = [tree[0][0][0] for row in rows for tree in row]
+        assert sorted(order[:30]) == sorted(order[30:]) == list(range(30)) and order[:30] != order[30:]
+        orders[curriculum] = ["easy medium hard".split().index(samples[i].level) for i in order[:30]]
+    assert orders["easy-to-hard"] == [0] * 10 + [1] * 10 + [2] * 10
+    assert orders["hard-to-easy"] == [2] * 10 + [1] * 10 + [0] * 10
+    assert orders["shuffled"] not in (orders["easy-to-hard"], orders["hard-to-easy"])
+    with pytest.raises(ValueError, match="--curriculum is one of easy-to-hard"):
+        curriculum_rows(samples, trees, SFTConfig(curriculum="random"), random.Random(0))
+
+
+def test_warm_up_lowers_the_loss_and_leaves_the_base_alone(model, tokenizer, samples):
+    base = {name: p.clone() for name, p in model.named_parameters()}
+    add_lora(model, rank=4, alpha=8)
+    before = perplexities(model, tokenizer, samples[:6])
+    losses = warm_up(model, tokenizer, samples[:6], SFTConfig(epochs=8, lr=2e-2, batch_tokens=512), progress=False)
+    assert sum(losses[-3:]) < sum(losses[:3]) - 1
+    assert (perplexities(model, tokenizer, samples[:6]) < before).all()
+    assert all(torch.equal(p, base[name.replace(".base.", ".")]) for name, p in model.named_parameters()
+               if not name.endswith((".A", ".B")))
+    assert not model.training and all(layer.B.abs().max() > 0 for layer in lora_layers(model).values())
+
+
+def test_accumulated_micro_batches_are_one_batch(qwen2, tokenizer, samples):
+    results = []
+    for micro in (256, 8192):
+        torch.manual_seed(0)
+        add_lora(qwen2, rank=4, alpha=8)
+        losses = warm_up(qwen2, tokenizer, samples[:6], SFTConfig(batch_tokens=4096, micro_tokens=micro, row_tokens=256),
+                         progress=False)
+        results.append((losses, [p.detach().clone() for p in lora_parameters(qwen2)]))
+        sft.reset_lora(qwen2)
+        sft.fold_lora(qwen2)
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    for a, b in zip(results[0][1], results[1][1]):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_the_same_seed_gives_the_same_weights(qwen2, tokenizer, samples):
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        add_lora(qwen2, rank=4, alpha=8, dropout=0.1)
+        warm_up(qwen2, tokenizer, samples[:6], SFTConfig(batch_tokens=512), progress=False)
+        results.append([p.detach().clone() for p in lora_parameters(qwen2)])
+        sft.reset_lora(qwen2)
+        sft.fold_lora(qwen2)
+    assert all(map(torch.equal, *results))
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update(qwen2, tokenizer, samples):
+    add_lora(qwen2, rank=4, alpha=8)
+    before = [p.clone() for p in lora_parameters(qwen2)]
+    with torch.no_grad():
+        qwen2.model.norm.weight[0] = float("nan")
+    with pytest.raises(TrainingError, match="the loss is nan at step 0: .* lower learning rate"):
+        warm_up(qwen2, tokenizer, samples[:3], SFTConfig(), progress=False)
+    assert all(map(torch.equal, before, lora_parameters(qwen2)))
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    factors = [sft.cosine(step, 100, 0.1) for step in range(100)]
+    assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)]) and factors[10] == 1
+    assert factors[55] == pytest.approx(0.5) and all(a > b > 0 for a, b in zip(factors[10:], factors[11:]))
+    assert sft.cosine(0, 1, 0.0) == sft.cosine(0, 1, 1.0) == 1
+
+
+# ---- Checkpoints --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("files", [None, {}, {"config.json": "{"}, {"config.json": '{"model_type": "no_such_model"}'}])
+def test_a_model_that_cannot_be_loaded_says_so_in_one_line(tmp_path, files):
+    folder = tmp_path / "model"
+    if files is not None:
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    with pytest.raises(ModelError, match="model: no model could be loaded") as caught:
+        load_model(str(folder), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_save_model_writes_the_merged_model_and_leaves_this_one(model, tokenizer, tmp_path):
+    ids = torch.arange(40).reshape(2, 20) + 6
+    names, plain = list(model.state_dict()), model(ids).logits
+    add_lora(model, rank=4, alpha=8)
+    for name, p in lora_tensors(model).items():
+        torch.nn.init.normal_(p, std=0.1)
+    adapted, state = model(ids).logits, {name: p.clone() for name, p in model.state_dict().items()}
+    save_model(model, tokenizer, tmp_path)
+    assert torch.equal(model(ids).logits, adapted) and not torch.allclose(adapted, plain, atol=1e-2)
+    assert all(torch.equal(p, state[name]) for name, p in model.state_dict().items())
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert list(loaded.state_dict()) == names
+    torch.testing.assert_close(loaded(ids).logits, adapted, atol=1e-5, rtol=0)
+    ours, ours_tokenizer = load_model(tmp_path, "cpu")
+    assert torch.equal(ours(ids).logits, loaded(ids).logits)
+    text = "<|user|>set room_size to 12<|end|>"
+    assert ours_tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_a_saved_tokenizer_cuts_words_as_before(checkpoint, tokenizer, samples):
+    """AutoTokenizer takes one look at a Qwen2 model's config and cuts words Qwen's way; load_model does not."""
+    loaded = load_model(checkpoint, "cpu")[1]
+    for s in samples:
+        assert synth.prompt_ids(loaded, s) == synth.prompt_ids(tokenizer, s)
+        assert synth.target_ids(loaded, s) == synth.target_ids(tokenizer, s)
+    assert len(loaded) == len(tokenizer) and loaded.pad_token_id == tokenizer.pad_token_id
+
+
+def test_the_command_trains_and_saves(checkpoint, tmp_path, capsys, samples):
+    synth.write_samples(samples[:6], tmp_path / "train.jsonl")
+    sft.main(["--model", str(checkpoint), "--data", str(tmp_path / "train.jsonl"), "--out", str(tmp_path / "out"),
+              "--device", "cpu", "--rank", "2"])
+    assert "6 samples, 1 updates, perplexity of targets" in capsys.readouterr().out
+    assert {"config.json", "model.safetensors", "adapter.json", "adapter.safetensors", "tokenizer.json"} <= {
+        path.name for path in (tmp_path / "out").iterdir()}
+    load_model(tmp_path / "out", "cpu")
+    with pytest.raises(synth.DataError, match="no sample is left to train on"):
+        sft.main(["--model", str(checkpoint), "--data", str(tmp_path / "train.jsonl"), "--max_tokens", "20",
+                  "--device", "cpu", "--out", str(tmp_path / "none")])
+
+
+def test_a_users_mistake_ends_with_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["sft.py"])
+    for error in (ModelError("x: no model"), ValueError("bad"), FileNotFoundError(2, "No such file", "a.jsonl")):
+        def main():
+            raise error
+        with pytest.raises(SystemExit) as caught:
+            sft.run(main)
+        assert caught.value.code == f"sft.py: {error}"
+
+    def interrupted():
+        raise KeyboardInterrupt
+    with pytest.raises(SystemExit) as caught:
+        sft.run(interrupted)
+    assert caught.value.code == 130 and "stopped" in capsys.readouterr().out
+
+
+# ---- The base's beginnings ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("shape", [(3, 16, 24), (2, 40, 12), (1, 8, 8)])
+def test_orthogonalize_gives_singular_values_near_one(shape):
+    torch.manual_seed(0)
+    update = 1e-3 * torch.randn(shape)
+    found = orthogonalize(update)
+    assert found.shape == shape
+    if shape[1] != shape[2]:  # a square one may have a singular value near 0, which takes more than five steps
+        values = torch.linalg.svdvals(found)
+        assert values.min() > 0.6 and values.max() < 1.3
+    for matrix, result in zip(update, found):  # towards its own orthogonal factor
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        assert torch.cosine_similarity(result.flatten(), (u @ v).flatten(), dim=0) > 0.95
+
+
+def test_muon_lowers_a_loss():
+    torch.manual_seed(0)
+    weight, wanted, x = torch.nn.Parameter(torch.zeros(6, 4)), torch.randn(6, 4), torch.randn(50, 4)
+    optimizer, losses = sft.Muon([weight], lr=0.05), []
+    for _ in range(60):
+        losses.append((x @ (weight - wanted).T).pow(2).mean())
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.05 * losses[0]
+
+
+@torch.no_grad()
+def test_a_new_base_can_copy():
+    """Before any training, the second half of a repeated sequence is clearly better predicted than the first."""
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=1024, hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=8,
+        num_key_value_heads=4, tie_word_embeddings=True, max_position_embeddings=2048, initializer_range=0.04,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5}, attn_implementation="sdpa")).eval()
+    half = torch.stack([torch.randperm(1024)[:50] for _ in range(3)])
+    ids = torch.cat([half, half], 1)
+
+    def halves():
+        loss = -torch.log_softmax(model(ids).logits[:, :-1], -1).gather(2, ids[:, 1:, None])[..., 0]
+        return loss[:, :49].mean().item(), loss[:, 51:].mean().item()
+    first, second = halves()
+    assert abs(first - second) < 0.1
+    start_with_copying(model)
+    first, second = halves()
+    assert second < first - 0.5
+
+
+def test_base_training_writes_a_checkpoint_and_goes_on_from_its_state(tmp_path, tokenizer, capsys, monkeypatch):
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(sft, "BASE_ROWS", 2)
+    steps, save = [], sft.save_file
+
+    def interrupt(state, path):
+        save(state, path)
+        steps.append(int(state["progress"][1]))
+    monkeypatch.setattr(sft, "save_file", interrupt)
+    monkeypatch.setattr(sft.time, "time", lambda: 1000.0 * next(clock))  # every look at the clock is a save
+    clock = itertools.count()
+    monkeypatch.setattr(sft, "learned_logps", stop_after(2, sft.learned_logps))
+    arguments = ["--from_scratch", "--out", str(tmp_path), "--base_tokens", "3000", "--device", "cpu"]
+    with pytest.raises(KeyboardInterrupt):
+        sft.main(arguments)
+    assert steps == [1, 2] and (tmp_path / "state.safetensors").exists()
+    sft.main(arguments)
+    out = capsys.readouterr().out
+    assert "going on after 0.0 million tokens" in out and "held-out responses exactly right" in out
+    assert steps[2] == 3 and not (tmp_path / "state.safetensors").exists()
+    model, loaded = load_model(tmp_path, "cpu")
+    text = "play_song(song: str title to play, level: int) Today is 2026-01-02."
+    assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"] and model.config.hidden_size == 256
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def stop_after(n, function):
+    """`function`, interrupted once at its call number n + 1."""
+    calls = itertools.count()
+
+    def called(*args):
+        if next(calls) == n:
+            raise KeyboardInterrupt
+        return function(*args)
+    return called

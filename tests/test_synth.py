@@ -1,0 +1,425 @@
+"""Samples: what the world draws is right, runs, and keeps its splits apart; files and prompts say what they should."""
+
+import copy
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+import synth
+from synth import (BASE_ONLY, PHRASINGS, POOLS, SPLIT, TOOLS, Call, DataError, World, chat_text, check_sample,
+                   end_of_turn, format_calls, grade_ids, level_of, make_samples, parse_calls, prompt_ids, read_samples,
+                   system_message, target_ids, tool_style, turn, write_samples)
+
+ROOT = Path(synth.__file__).parent
+SCHEMA_TYPES = {"string", "integer", "float", "boolean", "array", "dict"}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """1,000 samples of each split."""
+    return {split: make_samples(1000, split) for split in SPLIT}
+
+
+@pytest.fixture(scope="module")
+def documents():
+    """300 of the base's documents, each as one text."""
+    return ["".join(text for text, _, _ in synth.base_document(random.Random(f"test-{i}"))) for i in range(300)]
+
+
+def plain(text):
+    """Words of a text between single spaces, to look word sequences up in."""
+    return f" {' '.join(re.findall(r'[a-z0-9]+', text.lower()))} "
+
+
+def queries(samples):
+    return [plain(m["content"]) for s in samples for m in s.messages if m["role"] == "user"]
+
+
+def strings(value):
+    """All strings in a value, nested ones too."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [s for item in value for s in strings(item)] if isinstance(value, list) else \
+        [value] if isinstance(value, str) else []
+
+
+# ---- The tools ----------------------------------------------------------------------------------------------------
+
+def test_enough_tools_in_enough_domains():
+    assert len(TOOLS) >= 80 and len({tool.domain for tool in TOOLS.values()}) >= 12
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_schema_is_in_bfcls_layout_and_the_tool_runs(name):
+    tool = TOOLS[name]
+    schema = json.loads(json.dumps(tool.schema()))
+    assert set(schema) == {"name", "description", "parameters"} and schema["name"] == name and schema["description"]
+    properties, required = schema["parameters"]["properties"], schema["parameters"]["required"]
+    assert schema["parameters"]["type"] == "dict" and set(required) <= set(properties)
+    for key, p in properties.items():
+        assert p["type"] in SCHEMA_TYPES and p["description"] and (key in required) != ("default" in p)
+        assert "items" in p if p["type"] == "array" else "properties" in p if p["type"] == "dict" else True
+        assert "enum" not in p or "default" not in p or p["default"] in p["enum"]
+    split = next(s for s, domains in SPLIT.items() if tool.domain in domains)
+    rng = random.Random(name)
+    for _ in range(20):  # some draws are refused, such as a flight from a city to itself
+        world = World()
+        draw = lambda kind: synth.world_string(rng, world, [], split, tool.domain, synth.returned_ids(), kind)
+        try:
+            args = {p.name: synth.draw(rng, p, "literal", draw, (2026, 1, 1))[0] for p in tool.params}
+            result = tool.run(world, **args)
+        except synth.ToolError:
+            continue
+        assert json.dumps(result) and parse_calls(format_calls([Call(name, args)])) == [Call(name, args)]
+        return
+    pytest.fail("refused 20 times")
+
+
+def test_a_world_is_deterministic_and_refuses_what_it_does_not_know():
+    ids = [World().add("flight", price=3)["flight_id"] for _ in range(2)]
+    assert ids[0] == ids[1]
+    with pytest.raises(synth.ToolError, match="no such flight: F1"):
+        World().get("flight", "F1")
+
+
+# ---- The splits ---------------------------------------------------------------------------------------------------
+
+def test_no_domain_value_or_wording_is_in_two_splits():
+    for other, split in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not set(SPLIT[split]) & set(SPLIT[other])
+        values = [{v.lower() for pool in POOLS.values() for v in pool[s]} for s in (split, other)]
+        assert not values[0] & values[1]
+        for part in ("frames", "joiners", "cues", "same", "usual", "again"):
+            a, b = ({template.lower().strip() for template in getattr(PHRASINGS[s], part)} for s in (split, other))
+            assert not a & b, part
+    assert all(set(pool) == set(SPLIT) for pool in POOLS.values())
+    assert {tool.domain for tool in TOOLS.values()} == {domain for domains in SPLIT.values() for domain in domains}
+
+
+def test_tools_and_values_of_other_splits_are_never_drawn(drawn):
+    for split, samples in drawn.items():
+        tools = {tool["name"] for s in samples for tool in s.tools}
+        assert {TOOLS[name].domain for name in tools} <= set(SPLIT[split])
+        assert {c.name for s in samples for c in s.calls or ()} <= tools
+        values = {v.lower() for s in samples for c in s.calls or () for v in strings(c.args)}
+        foreign = {v.lower() for pool in POOLS.values() for s in SPLIT if s != split for v in pool[s]}
+        options = {o for tool in TOOLS.values() if tool.domain in SPLIT[split] for p in tool.params for o in p.options or ()}
+        assert not (values & foreign) - options  # "short" may be an option here and a word there
+
+
+def pieces(templates):
+    """Word sequences, of two words or more, between the placeholders of templates."""
+    found = {plain(piece) for template in templates for piece in re.split(r"\{\w+\}", template)}
+    return {piece for piece in found if len(piece.split()) > 1}
+
+
+def test_wording_of_a_split_is_in_no_other(drawn):
+    texts = {split: queries(samples) for split, samples in drawn.items()}
+    for split, phrasing in PHRASINGS.items():
+        for templates in list(vars(phrasing).values())[:6]:
+            for piece in pieces(templates):
+                where = {s for s in SPLIT if any(piece in text for text in texts[s])}
+                assert where == {split}, piece
+
+
+def test_wording_and_tools_of_the_world_are_new_to_the_base(documents):
+    """Frames are drawn word by word in the base's world: two words meet by chance now and then, longer ones never."""
+    texts = [plain(document) for document in documents]
+    for phrasing in PHRASINGS.values():
+        for piece in pieces(phrasing.frames):
+            seen = sum(piece in text for text in texts)
+            assert seen <= (0.02 * len(texts) if len(piece.split()) == 2 else 0), piece
+    assert not [name for name in TOOLS if any(f"{name}(" in document for document in documents)]
+
+
+def test_forms_kept_for_the_base_and_the_test(drawn):
+    in_train = {form for s in make_samples(3000, "train", seed=1) for form in s.forms}
+    in_test = {form for s in drawn["test"] for form in s.forms}
+    assert not in_train & set(BASE_ONLY) and set(BASE_ONLY) <= in_test
+    assert {"literal", "words", "unit", "half", "long", "ordinal", "relative", "ampm", "paraphrase"} <= in_train & in_test
+
+
+@pytest.mark.parametrize("form, example", [("twice", r"\b(twice|double|two times) \d"), ("dozen", r"\bdozen\b"),
+                                           ("after", r"\bdays after [A-Z]"), ("spoken", r"\b(quarter|half) past \w+ in the")])
+def test_the_base_is_taught_the_forms_that_only_the_test_asks_for(documents, form, example):
+    assert form in BASE_ONLY
+    assert sum(bool(re.search(example, document)) for document in documents) >= 10
+
+
+# ---- Each sample --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("split", SPLIT)
+def test_every_sample_is_right(drawn, split):
+    """Its target is one that its tools allow, and runs in the world that its setup makes, with the ids it mentions."""
+    for s in drawn[split]:
+        check_sample(s)
+        assert s.level == level_of(s.tools, s.calls) and s.messages[-1]["role"] in ("user", "tool")
+        world, results = World(), []
+        for text in s.setup:
+            call, = parse_calls(text)
+            results.append(TOOLS[call.name].run(world, **call.args))
+        for m in s.messages:  # what a tool has said is what it says again
+            if m["role"] == "tool":
+                assert json.loads(m["content"]) == json.loads(json.dumps(results[-1]))
+        if s.calls is None:
+            assert s.target == synth.NO_TOOL or s.target.startswith("Please tell me the ")
+            continue
+        assert s.calls and format_calls(parse_calls(s.target)) == s.target
+        for call in s.calls:
+            TOOLS[call.name].run(world, **call.args)  # an id that is not there raises ToolError
+
+
+def test_samples_of_each_level_and_scenario_are_drawn(drawn):
+    for samples in drawn.values():
+        for level in ("easy", "medium", "hard"):
+            assert sum(s.level == level for s in samples) >= 100
+        assert {s.scenario for s in samples} == set(synth.SCENARIOS)
+
+
+def test_no_sample_comes_twice(drawn):
+    everything = [s for samples in drawn.values() for s in samples]
+    assert len({json.dumps([s.messages, s.target]) for s in everything}) == len(everything)
+    assert len({" ".join(m["content"] for m in s.messages) for s in everything}) == len(everything)
+    assert len({s.id for s in everything}) == len(everything)
+
+
+def test_the_same_seed_gives_the_same_bytes_in_any_process(tmp_path):
+    path = tmp_path / "train.jsonl"
+    synth.main(["--n", "300", "--out", str(path), "--seed", "5"])
+    code = ("import random, synth, sys; synth.write_samples(synth.make_samples(300, 'train', 5), sys.argv[1]); "
+            "print(synth.base_document(random.Random('5-0')))")
+    for hash_seed in ("1", "2"):
+        other = tmp_path / f"{hash_seed}.jsonl"
+        done = subprocess.run([sys.executable, "-c", code, str(other)], cwd=ROOT, check=True, capture_output=True,
+                              text=True, env={**os.environ, "PYTHONHASHSEED": hash_seed})
+        assert other.read_bytes() == path.read_bytes()
+        assert done.stdout == f"{synth.base_document(random.Random('5-0'))}\n"
+    assert [s.target for s in make_samples(20, "train", 6)] != [s.target for s in make_samples(20, "train", 5)]
+
+
+def test_ten_thousand_samples_take_less_than_20_seconds():
+    start = time.process_time()
+    assert len(make_samples(10_000, "train", seed=2)) == 10_000
+    assert time.process_time() - start < 20
+
+
+# ---- Levels -------------------------------------------------------------------------------------------------------
+
+def toolset(n, length):
+    """n tools whose JSON has `length` characters."""
+    tools = [{"name": f"tool_{i}", "description": ""} for i in range(n)]
+    tools[0]["description"] = "x" * (length - len(json.dumps(tools)))
+    assert len(json.dumps(tools)) == length
+    return tools
+
+
+@pytest.mark.parametrize("n_tools, length, n_calls, level", [
+    (1, 500, 1, "easy"), (1, 500, None, "easy"), (1, 999, 1, "easy"), (1, 1000, 1, "medium"), (1, 500, 2, "medium"),
+    (2, 500, 1, "medium"), (3, 500, 3, "medium"), (1, 2000, 1, "medium"), (1, 2001, 1, "hard"), (4, 500, 1, "hard"),
+    (4, 500, None, "hard"), (1, 500, 4, "hard"),
+])
+def test_levels_follow_the_papers_rule(n_tools, length, n_calls, level):
+    calls = None if n_calls is None else [Call("tool_0", {})] * n_calls
+    assert level_of(toolset(n_tools, length), calls) == level
+
+
+# ---- Files --------------------------------------------------------------------------------------------------------
+
+TOOLACE = {
+    "system": "You are an expert. Here is a list of functions in JSON format:\n" + json.dumps([
+        {"name": "Get Time", "description": "The time.", "parameters": {"zone": {"type": "string", "description": "z"}}},
+        {"type": "function", "function": {"name": "add", "parameters": {
+            "type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}}]) + "\nBe brief.",
+    "conversations": [{"from": "user", "value": "What time is it in Rome?"},
+                      {"from": "assistant", "value": "[Get Time(zone=\"Rome\")]"},
+                      {"from": "tool", "value": "12:00"}, {"from": "assistant", "value": "Noon."},
+                      {"from": "human", "value": "Add one"}, {"from": "gpt", "value": " [add(a=1)]\n"}]}
+OURS = {"tools": [{"name": "f", "parameters": {"type": "dict", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}],
+        "messages": [{"role": "user", "content": "?"}], "target": "[f(a=1)]"}
+
+
+def write_lines(path, *records):
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records), encoding="utf-8")
+    return path
+
+
+def test_what_is_written_is_read(tmp_path, drawn):
+    odd = copy.deepcopy(drawn["test"][0])
+    odd.messages[0]["content"] = "line\u2028separators\x85 and\x1e such, \u65e5\u672c\n\"quoted\""
+    samples = [*drawn["test"][:200], odd]
+    write_samples(samples, tmp_path / "a.jsonl")
+    assert read_samples(tmp_path / "a.jsonl") == (samples, 0)
+    (tmp_path / "a.json").write_text(json.dumps([asdict(s) for s in samples]), encoding="utf-8")
+    assert read_samples(tmp_path / "a.json") == (samples, 0)
+
+
+def test_our_layout_needs_three_fields_only(tmp_path):
+    sample, = read_samples(write_lines(tmp_path / "a.jsonl", OURS))[0]
+    assert sample.level == "easy" and sample.calls == [Call("f", {"a": 1})] and sample.today == ""
+
+
+def test_toolaces_layout(tmp_path):
+    for name, text in (("a.json", json.dumps([TOOLACE], indent=1)), ("a.jsonl", json.dumps(TOOLACE))):
+        (tmp_path / name).write_text(text)
+        samples, skipped = read_samples(tmp_path / name)
+        assert skipped == 0 and [s.target for s in samples] == ['[Get Time(zone="Rome")]', "Noon.", "[add(a=1)]"]
+        assert [len(s.messages) for s in samples] == [1, 3, 5] and len({s.id for s in samples}) == 3
+        assert [m["role"] for m in samples[2].messages] == ["user", "assistant", "tool", "assistant", "user"]
+        assert [c and c[0].name for c in (s.calls for s in samples)] == ["Get Time", None, "add"]
+        assert samples[0].tools[0]["parameters"]["properties"]["zone"]["type"] == "string"
+        assert samples[0].tools[1] == {"name": "add", "description": "", "parameters": {
+            "type": "dict", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}
+
+
+def test_public_toolace_data_is_read_as_it_is(shared_data):
+    """322 records, 7 of them with answers that were broken where the data was made: no --skip_bad needed."""
+    samples, skipped = read_samples(shared_data / "real/toolace_format.json")
+    assert len(samples) == 315 and skipped == 7
+    for s in samples:
+        check_sample(s)
+        assert s.calls and parse_calls(format_calls(s.calls)) == s.calls
+
+
+@pytest.mark.parametrize("record, message", [
+    ('{"tools": [', "Expecting value"),
+    ("[1, 2]", "not an object"),
+    ({"query": "?", "answers": []}, "neither our layout .* nor ToolACE's"),
+    ({**OURS, "target": "[f(a=1"}, r"not in call syntax: .* at character"),
+    ({**OURS, "target": " "}, "the target is empty"),
+    ({**OURS, "target": "[f(a=1, b=2)]"}, "a parameter 'b' that it does not have"),
+    ({**OURS, "target": "[f()]"}, "leaves out 'a', which 'f' requires"),
+    ({**OURS, "target": "[g(a=1)]"}, "calls 'g', which is not among the tools"),
+    ({**OURS, "tools": []}, "without tools"),
+    ({**OURS, "tools": [{"parameters": {}}]}, "a tool without a name"),
+    ({**OURS, "messages": []}, "must end with a user's or a tool's message"),
+    ({**OURS, "messages": [{"role": "assistant", "content": "!"}]}, "must end with a user's or a tool's message"),
+    ({**TOOLACE, "system": "No tools."}, "no list of tools in the system text"),
+    ({**TOOLACE, "conversations": TOOLACE["conversations"][:1]}, "no answer of the assistant"),
+    ({**TOOLACE, "conversations": [{"from": "nobody", "value": ""}]}, "a message from 'nobody'"),
+])
+def test_a_bad_record_is_named_by_file_and_line_or_counted(tmp_path, record, message):
+    path = write_lines(tmp_path / "bad.jsonl", OURS, "", record, OURS)
+    with pytest.raises(DataError, match=rf"bad\.jsonl, line 3: .*{message}") as caught:
+        read_samples(path)
+    assert "\n" not in str(caught.value)
+    samples, skipped = read_samples(path, skip_bad=True)
+    assert len(samples) == 2 and skipped == 1
+
+
+def test_a_bad_record_of_a_list_is_named_by_its_number(tmp_path):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps([OURS, {"a": 1}]))
+    with pytest.raises(DataError, match=r"bad\.json: record 2: neither our layout"):
+        read_samples(path)
+    path.write_text(json.dumps([OURS], indent=1)[:-3])
+    with pytest.raises(DataError, match=r"bad\.json, line \d+: not JSON"):
+        read_samples(path)
+
+
+def test_a_broken_answer_in_published_data_is_counted(tmp_path):
+    broken = copy.deepcopy(TOOLACE)
+    broken["conversations"][1]["value"] = "[Get Time(zone=\"Ro"
+    samples, skipped = read_samples(write_lines(tmp_path / "a.jsonl", TOOLACE, broken))
+    assert len(samples) == 3 and skipped == 1
+
+
+@pytest.mark.parametrize("content, message", [
+    (None, "cannot be read"), (b"", "no usable sample"), (b"\n \n", "no usable sample"), (b"[]", "no usable sample"),
+    (b"\xff\xfe\xfa", "cannot be read .not UTF-8 text")])
+def test_files_without_samples_say_so_in_one_line(tmp_path, content, message):
+    path = tmp_path / "a.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"a\.jsonl: {message}") as caught:
+        read_samples(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_refuses_settings_that_mean_nothing(tmp_path):
+    for arguments in (["--split", "tests"], ["--n", "0"]):
+        with pytest.raises(SystemExit, match="--split is train, val, test or base"):
+            synth.main([*arguments, "--out", str(tmp_path / "x")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_show_prints_samples_and_documents(capsys):
+    synth.main(["--show", "2", "--split", "test"])
+    assert capsys.readouterr().out.count("--- test-") == 2
+    synth.main(["--show", "1", "--split", "base"])
+    assert "learn" in capsys.readouterr().out
+
+
+# ---- Prompts ------------------------------------------------------------------------------------------------------
+
+def test_the_chat_template_writes_what_the_base_was_trained_on(tokenizer, drawn):
+    """Token for token: a conversation through the template, and the same turns as base_document writes them."""
+    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    for s in drawn["test"][:100]:
+        today = [int(x) for x in s.today.split("-")]
+        parts = [turn("system", synth.system_text(s.tools, today))]  # tokenized apart, as segments of a document are
+        for m in s.messages:
+            parts.append(turn(m["role"], m["content"]))
+        parts[-1] += synth.OPEN
+        assert chat_text(tokenizer, [{"role": "system", "content": system_message(s, "compact")}, *s.messages]) == "".join(parts)
+        assert prompt_ids(tokenizer, s) == [i for part in parts for i in encode(part)]
+        assert target_ids(tokenizer, s) == encode(s.target + synth.END)
+        assert tokenizer.decode(target_ids(tokenizer, s)) == s.target + synth.END
+
+
+def test_compact_signatures():
+    schema = {"name": "f", "description": "Do it.", "parameters": {"type": "dict", "required": ["a", "day"], "properties": {
+        "a": {"type": "integer", "description": "how many"}, "day": {"type": "string", "format": "date"},
+        "size": {"type": "string", "enum": ["small", "large"], "default": "small"},
+        "rooms": {"type": "array", "items": {"type": "string"}, "description": "which"},
+        "spot": {"type": "dict", "properties": {"x": {}, "y": {}}}}}}
+    assert synth.signature(schema) == ('f(a: int how many, day: date, size: small|large = "small", rooms: list[str] which?, '
+                                       "spot: {x, y}?) Do it.")
+
+
+def test_other_models_get_json(chatml, drawn):
+    s = drawn["train"][0]
+    text = chatml.decode(prompt_ids(chatml, s))
+    assert tool_style(chatml) == "json"
+    assert text.startswith("<|im_start|>system\nYou are an expert") and text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert json.dumps(s.tools, ensure_ascii=False) in text and f"Today is {s.today}." in text
+    assert f"<|im_start|>user\n{s.messages[0]['content']}<|im_end|>" in text
+    assert chatml.decode(target_ids(chatml, s)) == s.target + "<|im_end|>"
+
+
+def test_the_style_of_the_embedded_model_is_saved_with_its_tokenizer(checkpoint):
+    loaded = AutoTokenizer.from_pretrained(checkpoint)
+    assert tool_style(loaded) == "compact" and end_of_turn(loaded) == synth.END
+
+
+def test_end_of_turn(tokenizer, chatml):
+    assert end_of_turn(tokenizer) == "<|end|>" and end_of_turn(chatml) == "<|im_end|>"
+    bare = copy.deepcopy(chatml)
+    bare.chat_template = None
+    assert end_of_turn(bare) == bare.eos_token
+    assert chat_text(bare, [{"role": "user", "content": "?"}]).endswith("assistant: ")
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "chatml"])
+def test_the_question_for_a_grade(request, kind):
+    """It ends the answer, asks, and opens a turn; the four grades differ in their first token."""
+    tokenizer = request.getfixturevalue(kind)
+    question, grades = grade_ids(tokenizer)
+    text = tokenizer.decode(question)
+    assert text.startswith(end_of_turn(tokenizer)) and synth.GRADE_PROMPT in text and "ANSWER" not in text
+    assert len(set(grades)) == 4
+    for grade, first in zip(synth.GRADES, grades):
+        assert tokenizer(grade, add_special_tokens=False)["input_ids"][0] == first
+
+
+def test_grades_are_asked_for_as_the_base_learned_it(tokenizer, documents):
+    question = tokenizer.decode(grade_ids(tokenizer)[0])
+    assert sum(question in document for document in documents) > 100
