@@ -10,7 +10,6 @@ the start of the round: its log-probabilities are computed once, before the firs
 
 import math
 import random
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from mcts import SearchConfig, preference_pairs, read_trees
-from sft import (add_lora, cosine, lay_out, learned_logps, load_model, lora_layers, lora_parameters, run, save_lora,
+from sft import (add_lora, cosine, lay_out, learned_logps, load_model, lora_parameters, run, save_lora,
                  save_model, segment_sum, step_or_stop, tree_tokens)
 
 

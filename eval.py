@@ -14,8 +14,6 @@ import json
 import math
 import operator
 import re
-import sys
-import time
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import autocast, context_length, load_model, run, split_too_long
+from sft import autocast, context_length, load_model, run
 from synth import Call
 
 

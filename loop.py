@@ -156,8 +156,8 @@ def read_rows(out, iters):
 
 
 def read_correct(out, folder, level=None):
-    lines = (out / folder / "responses.jsonl").read_text(encoding="utf-8").splitlines()
-    return [r["correct"] for r in map(json.loads, lines) if level in (None, r["level"])]
+    with open(out / folder / "responses.jsonl", encoding="utf-8") as f:
+        return [r["correct"] for r in map(json.loads, f) if level in (None, r["level"])]
 
 
 def gain(out, iters, level=None):

@@ -11,18 +11,15 @@ Nodes keep the token ids that the policy produced; nothing is tokenized again be
 
 import json
 import math
-import random
-import sys
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import synth
-from eval import Prompts, decode, graded_outcome, judge, response_text, score, stop_token
-from sft import context_length, load_model, run, split_too_long, tree_tokens, sample_tree
+from eval import Prompts, decode, graded_outcome, response_text, score, stop_token
+from sft import context_length, load_model, run, split_too_long
 
 
 @dataclass
@@ -90,20 +87,13 @@ class Tree:
 # ---------------------------------------------------------------------------------------------
 
 
-def step_end(text):
-    """Index behind the first step of `text`, or -1 while it is not over. `text` starts where a response starts.
+def step_ends(text):
+    """Yield the index behind each step of a response.
 
     A step ends behind the bracket that opens a call's parameters, behind the comma that follows a parameter, and
     behind the bracket that closes a call with its delimiter; never inside a string or a nested value. A response that
     is not a list of calls is one step.
     """
-    for end, _ in step_ends(text):
-        return end
-    return -1
-
-
-def step_ends(text):
-    """Yield (index behind each step, what ended it) of a response in call syntax."""
     depth, quote, escaped, closing = 0, "", False, False
     if not text.lstrip().startswith("["):
         return
@@ -119,21 +109,21 @@ def step_ends(text):
         if closing and c not in " ":
             closing = False
             if c == ",":                       # `), ` ends the call's last step
-                yield i + 1, c
+                yield i + 1
                 continue
             if c == "]":                       # `)]` ends the response
-                yield i + 1, c
+                yield i + 1
         if c in "\"'" and depth >= 2:
             quote = c
         elif c in "([{":
             depth += 1
             if depth == 2 and c == "(":
-                yield i + 1, c
+                yield i + 1
         elif c in ")]}":
             depth -= 1
             closing = depth == 1 and c == ")"
         elif c == "," and depth == 2:
-            yield i + 1, c
+            yield i + 1
 
 
 def cut_steps(tokenizer, ids, stop_id):
@@ -143,9 +133,8 @@ def cut_steps(tokenizer, ids, stop_id):
     for n in range(1, len(body) + 1):
         whole = tokenizer.decode(body[:n])
         texts.append(len(whole))
-    ends = [end for end, _ in step_ends(whole)]
     steps, start = [], 0
-    for end in ends:
+    for end in step_ends(whole):
         cut = next(n for n in range(len(body)) if texts[n] >= end)
         if cut >= start:     # else the token that ended the last step, such as `(), `, holds this end too
             steps.append(ids[start:cut + 1])
@@ -300,8 +289,9 @@ def evaluate_children(children, trees, prompts, tokenizer, cfg, stop_id):
 def preference_pairs(tree, cfg):
     """(chosen, rejected) node indices: at each node the children with the highest and the lowest Q (paper.md, 2c).
 
-    Dropped: a gap in Q under min_gap, a preferred Q under min_chosen, and (released script) fragments that overlap by
-    more than 95% of their characters.
+    Dropped: a gap in Q under min_gap, a preferred Q under min_chosen, and pairs whose chosen fragment did not lead to
+    better outcomes. The released script also drops fragments that overlap by more than 95%; ours stay, since a single
+    wrong digit in a date is just what the method is to repair.
     """
     pairs = []
     for node in tree.nodes:

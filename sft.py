@@ -14,7 +14,6 @@ import math
 import os
 import random
 import re
-import shutil
 import sys
 import time
 from contextlib import contextmanager, nullcontext

@@ -1260,7 +1260,7 @@ class Phrasing:
     same: list                    # refers to an earlier value of {name}
     usual: list                   # asks for the default of {name}
     again: list                   # a follow-up turn that changes {cues}
-    own_cue: float = 0.8          # share of values placed by the tool's own cue
+    own_cue: float = 0.4          # share of values placed by the tool's own cue
 
 
 def words_of(name):
@@ -1432,7 +1432,7 @@ FORM_WEIGHTS = {  # the training set is skewed to the literal, as synthetic data
              "relative": 0.7, "after": 1, "ampm": 1, "spoken": 1.5, "paraphrase": 1.5}}
 FORM_WEIGHTS["val"] = FORM_WEIGHTS["test"]
 
-SCENARIOS = {"single": 4, "select": 4, "parallel": 2.5, "mixed": 2.5, "chain": 2, "followup": 1.2, "missing": 0.9,
+SCENARIOS = {"single": 5, "select": 4, "parallel": 2.5, "mixed": 2.5, "chain": 2, "followup": 1.2, "missing": 0.9,
              "irrelevant": 0.9}
 
 PHRASINGS = {
@@ -1591,7 +1591,7 @@ def make_sample(rng, split, index):
             return None
         for call in calls:
             TOOLS[call.name].run(world, **call.args)      # a call that the world refuses raises ToolError
-    n_tools = 1 if scenario == "single" else rng.choice([2, 3, 4, 4, 5, 6])
+    n_tools = 1 if scenario == "single" else rng.choice([2, 2, 3, 3, 4, 5, 6])
     near, far = [t for t in here if t not in chosen], [t for t in split_tools if t.domain != domain]
     others = rng.sample(near, min(len(near), rng.randint(0, 4))) + rng.sample(far, min(len(far), 6))
     tools = chosen + others[:max(0, n_tools - len(chosen))]

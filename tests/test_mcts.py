@@ -28,7 +28,7 @@ def full_precision(monkeypatch):
 # ---- Steps --------------------------------------------------------------------------------------------------------
 
 def text_steps(text):
-    ends = [end for end, _ in step_ends(text)]
+    ends = list(step_ends(text))
     return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)]) if a < b]
 
 

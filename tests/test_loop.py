@@ -1,0 +1,133 @@
+"""A whole miniature run: it goes through, says what happened, can be killed and taken up, and tells mistakes in a line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import loop
+import sft
+import synth
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["--n", "16", "--n_test", "10", "--iters", "2", "--simulations", "2", "--k", "2", "--max_new", "24", "--rank", "2",
+         "--pref_epochs", "1", "--lr", "1e-3", "--device", "cpu"]
+
+
+def arguments(checkpoint, out, *more):
+    return ["--model", str(checkpoint), "--out", str(out), *SMALL, *more]
+
+
+def rows(out):
+    """metrics.jsonl without what a clock says."""
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+
+@pytest.fixture(scope="module")
+def finished(tokenizer, tmp_path_factory):
+    """(checkpoint, finished run) of a tiny model."""
+    from conftest import tiny
+    folder = tmp_path_factory.mktemp("loop")
+    tiny("llama", len(tokenizer)).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    loop.main(arguments(folder / "model", folder / "run"))
+    return folder / "model", folder / "run"
+
+
+def test_a_run_leaves_everything_it_promises(finished):
+    _, out = finished
+    assert [row["model"] for row in rows(out)] == ["base", "warm-up", "round 1", "round 2"]
+    for row in rows(out):
+        assert {"model", "n", "accuracy", "easy", "medium", "hard", "errors"} <= set(row) and row["n"] == 10
+        assert sum(row["errors"].values()) == round(row["n"] * (1 - row["accuracy"] / 100))
+    for name in ("config.json", "data/train.jsonl", "data/test.jsonl", "warmup/adapter.safetensors", "iter2/trees.jsonl",
+                 "iter2/pairs.jsonl", "iter2/picked.jsonl", "iter2/adapter.safetensors", "report.html"):
+        assert (out / name).exists(), name
+    assert not list(out.glob("*.tmp")) and not list(out.rglob("*.pkl")) and not list(out.rglob("*.bin"))
+
+
+def test_final_is_the_last_policy_as_a_plain_checkpoint(finished):
+    checkpoint, out = finished
+    final = AutoModelForCausalLM.from_pretrained(out / "final", dtype=torch.float32).eval()
+    policy, _ = sft.load_model(checkpoint, "cpu")
+    sft.load_lora(policy, out / "iter2")
+    ids = torch.randint(10, 500, (2, 20))
+    torch.testing.assert_close(final(ids).logits, policy(ids).logits, atol=1e-4, rtol=1e-4)
+    assert AutoTokenizer.from_pretrained(out / "final")("[f(x=1)]")["input_ids"] \
+        == AutoTokenizer.from_pretrained(checkpoint)("[f(x=1)]")["input_ids"]
+
+
+def test_the_report_shows_every_model_and_escapes_what_a_model_wrote(finished):
+    page = (finished[1] / "report.html").read_text(encoding="utf-8")
+    assert all(f">{name}<" in page for name in ("base", "warm-up", "round 1", "round 2")) and "<details>" in page
+    assert "<|user|>" not in page and "<script" not in page
+
+
+@pytest.mark.parametrize("stop_in", ["evaluate", "search", "optimize", "warm_up"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, stop_in):
+    checkpoint, reference = finished
+    original, calls = getattr(loop, stop_in), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == {"evaluate": 3, "search": 2, "optimize": 1, "warm_up": 1}[stop_in]:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+    monkeypatch.setattr(loop, stop_in, interrupted)
+    try:
+        loop.main(arguments(checkpoint, tmp_path / "run"))
+    except KeyboardInterrupt:
+        pass
+    loop.main(arguments(checkpoint, tmp_path / "run"))
+    assert rows(tmp_path / "run") == rows(reference)
+
+
+def test_a_search_without_pairs_is_scored_and_the_loop_goes_on(finished, tmp_path, capsys):
+    checkpoint, _ = finished
+    loop.main(arguments(checkpoint, tmp_path / "run", "--min_gap", "100"))
+    assert "no pair" in capsys.readouterr().out and len(rows(tmp_path / "run")) == 4
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(finished):
+    checkpoint, out = finished
+    with pytest.raises(ValueError, match=r"seed 0 -> 7"):
+        loop.main(arguments(checkpoint, out, "--seed", "7"))
+
+
+@pytest.mark.parametrize("flag, value", [("--iters", "0"), ("--n", "-3"), ("--k", "0"), ("--pick", "0"), ("--temperature", "0"),
+                                         ("--rank", "0"), ("--eval_split", "train")])
+def test_sizes_that_no_run_can_have(checkpoint, tmp_path, flag, value):
+    with pytest.raises(ValueError, match=flag):
+        loop.main(arguments(checkpoint, tmp_path / "run", flag, value))
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_model(finished, tmp_path, monkeypatch):
+    checkpoint, _ = finished
+    monkeypatch.setattr(loop, "optimize", lambda *args, **kwargs: (_ for _ in ()).throw(sft.TrainingError("the loss is nan at step 0")))
+    with pytest.raises(sft.TrainingError):
+        loop.main(arguments(checkpoint, tmp_path / "run"))
+    assert (tmp_path / "run" / "warmup" / "adapter.safetensors").exists() and not (tmp_path / "run" / "iter1").exists()
+
+
+def test_own_data_is_split_and_scored(finished, tmp_path):
+    checkpoint, _ = finished
+    synth.write_samples(synth.make_samples(20, "train", 5), tmp_path / "mine.jsonl")
+    loop.main(arguments(checkpoint, tmp_path / "run", "--data", str(tmp_path / "mine.jsonl"), "--iters", "1"))
+    assert rows(tmp_path / "run")[0]["n"] == 4
+    train, test = ({line for line in (tmp_path / "run" / "data" / f"{name}.jsonl").read_text().splitlines()} for name in ("train", "test"))
+    assert len(train) == 16 and not train & test
+
+
+@pytest.mark.parametrize("more, says", [
+    (["--model", "nowhere/at-all"], "no model could be loaded"),
+    (["--data", "missing.jsonl"], "missing.jsonl"),
+    (["--iters", "0"], "--iters has to be at least 1")])
+def test_a_mistake_on_the_command_line_is_one_line_and_a_status(finished, tmp_path, more, says):
+    result = subprocess.run([sys.executable, ROOT / "loop.py", *arguments(finished[0], tmp_path / "run", *more)],
+                            capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 1 and says in result.stderr and len(result.stderr.strip().splitlines()) == 1
