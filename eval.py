@@ -702,10 +702,37 @@ def read_answers(path):
     return found
 
 
+def self_evaluation_auc(model, tokenizer, samples, wrong):
+    """Area under the ROC curve of the policy's own grade C, right answers against the wrong ones beside them."""
+    question, grades = synth.grade_ids(tokenizer)
+    encode = lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]
+    prompts = Prompts(model, [synth.prompt_ids(tokenizer, s) for s in samples])
+    rows = list(range(len(samples)))
+    value = []
+    for answers in ([s.target for s in samples], wrong):
+        _, shares = score(prompts, rows, encode(answers), [question] * len(rows), grades)
+        value.append(torch.tensor([sum(p * w for p, w in zip(share, synth.GRADE_VALUES)) for share in shares]))
+    difference = value[0][:, None] - value[1][None]
+    return ((difference > 0).float() + 0.5 * (difference == 0).float()).mean().item()
+
+
+def base_skills(cfg):
+    """What the embedded base was trained for, on fresh random tools: exact calls with literal values, and its grades."""
+    model, tokenizer = load_model(cfg.model, cfg.device)
+    everything = []
+    for name, sizes in (("one tool", [1]), ("four to six tools", [4, 5, 6])):
+        samples, wrong = synth.base_samples(cfg.n // 2, sizes, cfg.seed)
+        records = [{**r, "scenario": name} for r in evaluate(model, tokenizer, samples, cfg.max_new, progress=True)]
+        print(f"{name:18s} self-evaluation AUC {self_evaluation_auc(model, tokenizer, samples, wrong):.3f}")
+        everything += records
+    return everything
+
+
 @dataclass
 class EvalConfig:
     model: str = ""                # path or hub name of a causal language model
-    bench: str = "heldout"         # heldout: the simulated world's test (or --data); bfcl: BFCL's questions
+    bench: str = "heldout"         # heldout: the simulated world's test (or --data); bfcl: BFCL's questions; base: the
+                                   # embedded base on fresh random tools
     categories: str = "simple_python,multiple,parallel,parallel_multiple,irrelevance"  # of BFCL, between commas
     data: str = ""                 # heldout: a file of samples; bfcl: the folder of its data, if not the package's
     split: str = "test"            # heldout without --data: test or val
@@ -723,6 +750,12 @@ def main(argv=None):
     cfg, = HfArgumentParser(EvalConfig).parse_args_into_dataclasses(argv)
     if bool(cfg.model) == bool(cfg.answers):
         raise ValueError("give either --model or --answers")
+    if cfg.bench == "base":
+        if not cfg.model:
+            raise ValueError("--bench base needs --model")
+        records = base_skills(cfg)
+        print_scores(records)
+        return write_records(records, cfg.out)
     if cfg.bench == "bfcl":
         cases = [case for name in cfg.categories.split(",") for case in load_bfcl(name.strip(), cfg.data or None)]
         samples = [bfcl_sample(case) for case in cases]
@@ -733,7 +766,7 @@ def main(argv=None):
         if skipped:
             print(f"{cfg.data}: {skipped} records left out")
     else:
-        raise ValueError(f"--bench is heldout or bfcl (got {cfg.bench})")
+        raise ValueError(f"--bench is heldout, bfcl or base (got {cfg.bench})")
     if cfg.answers:
         given = read_answers(cfg.answers)
         missing = [case["id"] if isinstance(case, dict) else case.id for case in cases
@@ -757,8 +790,13 @@ def main(argv=None):
                         **({"category": case["category"]} if cfg.bench == "bfcl" else
                            {"level": sample.level, "scenario": sample.scenario})})
     print_scores(records)
-    if cfg.out:
-        Path(cfg.out).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+    write_records(records, cfg.out)
+
+
+def write_records(records, path):
+    """One JSON line a case, if there is a path to write to."""
+    if path:
+        Path(path).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ class LoopConfig(SFTConfig):
     out: str = "out/run"             # the run's folder
     iters: int = 3                   # rounds of the second stage
     buffer: float = 0.5              # share of the training set in the replay buffer (the paper's)
-    pick: float = 0.3                # share of the buffer picked in a round (released script; the paper: 0.1)
-    n_test: int = 1000               # held-out samples to score every model on
+    pick: float = 0.2                # share of the buffer picked in a round (the paper: 0.1, the released script: 0.3)
+    n_test: int = 800                # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out
     test_share: float = 0.2          # with --data: share of its samples that is held out for scoring
 

@@ -24,8 +24,8 @@ from sft import context_length, load_model, run, split_too_long
 
 @dataclass
 class SearchConfig:
-    simulations: int = 8             # a tree; the released script: 5, the ancestor: 64
-    k: int = 4                       # steps sampled at a node; the released script: 3
+    simulations: int = 6             # a tree; the released script: 5, the ancestor: 64
+    k: int = 3                       # steps sampled at a node
     temperature: float = 1.0         # of the sampled steps and rollouts; the released script: 1.5
     depth: int = 12                  # steps; at this depth the rest of the response is one step (the paper: 3)
     c_puct: float = 1.0              # weight of the prior against Q in the selection
@@ -34,7 +34,7 @@ class SearchConfig:
     self_eval: float = 0.5           # weight of C, the policy's own grade, in R = O + C; 0: none
     outcome: str = "graded"          # O of a finished response: graded, or exact (+1, -1)
     target_step: bool = True         # the target's own step is a candidate where sampling did not find it
-    max_new: int = 160               # tokens a response may have
+    max_new: int = 96                # tokens a response may have
     min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
     min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
     trees_in_flight: int = 64        # trees searched together
@@ -275,7 +275,7 @@ def evaluate_children(children, trees, prompts, tokenizer, cfg, stop_id):
             start = len(so_far) - len(node.ids)
             node.prior = math.exp(sum(logps[row][start:len(so_far)]) / len(node.ids) ** cfg.length_power)
         if cfg.self_eval:
-            node.grade = cfg.self_eval * sum(p * w for p, w in zip(grades[row], (1, 2 / 3, 1 / 3, 0)))
+            node.grade = cfg.self_eval * sum(p * w for p, w in zip(grades[row], synth.GRADE_VALUES))
         node.reward = node.outcome + node.grade
         node.r = node.reward - parent.reward
         node.q, node.visits = node.r, 1

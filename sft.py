@@ -424,11 +424,11 @@ def context_length(model, limit):
 class SFTConfig:
     model: str = "base"              # path or hub name of a causal language model
     data: str = ""                   # JSON lines (ours) or JSON (ToolACE's); none: the simulated world's training set
-    n: int = 2400                    # training samples to make when there is no --data
+    n: int = 1600                    # training samples to make when there is no --data
     out: str = "out/sft"             # folder for the adapter and the merged checkpoint
     curriculum: str = "easy-to-hard"  # the paper's order; or hard-to-easy, shuffled
     epochs: int = 1                  # passes over the data
-    lr: float = 1e-3                 # of LoRA; the 8B model of the paper wants about 1e-4
+    lr: float = 2e-3                 # of LoRA; the 8B model of the paper wants about 1e-4
     lr_warmup: float = 0.05          # share of the steps in which the learning rate rises; then cosine to zero
     batch_tokens: int = 4096         # tokens an update
     micro_tokens: int = 8192         # tokens a forward pass: more than this are accumulated

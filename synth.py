@@ -1348,6 +1348,7 @@ END, OPEN = "<|end|>", "<|assistant|>"
 NO_TOOL = "None of the tools can do that."
 ASK = "Please tell me the {name}."
 GRADES = ("excellent", "acceptable", "fair", "poor")
+GRADE_VALUES = (1, 2 / 3, 1 / 3, 0)    # what each counts as in C, the self-evaluation
 GRADE_PROMPT = "Excellent, acceptable, fair or poor?"
 
 
@@ -1910,6 +1911,27 @@ def corrupt(rng, calls, tools, spares):
         return None, None
     args[key] = new
     return calls, "fair"
+
+
+def base_samples(n, sizes, seed):
+    """n samples to test the base on: fresh random tools, one call, literal values; each with a wrong answer beside it.
+
+    sizes: how many tools a toolset may have. Returns (samples, wrong): `wrong` in call syntax, "fair" or "acceptable".
+    """
+    samples, wrong, rng = [], [], random.Random(f"base {seed}")
+    while len(samples) < n:
+        tools, phrasing = base_tools(rng, rng.choice(sizes)), base_phrasing(rng)
+        today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
+        wish = make_wish(rng, rng.choice(tools), phrasing, {"literal": 1}, lambda k: base_string(rng), today)
+        calls = [Call(wish.tool.name, wish.args)]
+        other, grade = corrupt(rng, calls, tools, list(wish.args.values()))
+        if grade in ("fair", "acceptable"):
+            schemas = [t.schema() for t in tools]
+            samples.append(Sample(f"base-{len(samples)}", schemas, [{"role": "user", "content": say(rng, wish, phrasing)}],
+                                  format_calls(calls), level_of(schemas, calls), f"{len(tools)} tools", wish.forms,
+                                  "%d-%02d-%02d" % today))
+            wrong.append(format_calls(other))
+    return samples, wrong
 
 
 def base_document(rng, easy=False):

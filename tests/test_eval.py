@@ -325,7 +325,7 @@ def test_mistakes_in_the_command_say_what_to_do(heldout, tmp_path):
             (["--answers", str(tmp_path / "none"), "--data", str(heldout)], "none: cannot be read"),
             (["--data", str(heldout)], "give either --model or --answers"),
             (["--answers", path, "--model", "base"], "give either --model or --answers"),
-            (["--answers", path, "--bench", "apibank"], "--bench is heldout or bfcl"),
+            (["--answers", path, "--bench", "apibank"], "--bench is heldout, bfcl or base"),
             (["--answers", path, "--bench", "bfcl", "--categories", "java"], "no BFCL category 'java'"),
             (["--answers", path, "--data", str(tmp_path / "none")], "none: cannot be read")):
         with pytest.raises(ValueError, match=message) as caught:
@@ -341,3 +341,12 @@ def test_a_checkpoint_is_scored(checkpoint, heldout, tmp_path, capsys):
     evaluation.main(["--model", str(checkpoint), "--data", str(heldout), "--max_new", "2040", "--device", "cpu"])
     out = capsys.readouterr().out
     assert "3 prompts are longer than 8 tokens: counted as wrong, not cut" in out and "0/3" in out
+
+
+def test_the_base_is_scored_on_fresh_tools_with_wrong_answers_that_are_wrong(checkpoint, tmp_path, capsys):
+    samples, wrong = synth.base_samples(40, [1, 4], 3)
+    assert all(evaluation.judge(s, s.target) is None for s in samples)
+    assert sum(evaluation.judge(s, w) is not None for s, w in zip(samples, wrong)) >= 38     # BFCL's rules forgive a case or a mark
+    evaluation.main(["--model", str(checkpoint), "--bench", "base", "--n", "8", "--max_new", "8", "--out", str(tmp_path / "out.jsonl")])
+    out = capsys.readouterr().out
+    assert out.count("self-evaluation AUC") == 2 and len((tmp_path / "out.jsonl").read_text().splitlines()) == 8

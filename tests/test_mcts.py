@@ -64,7 +64,7 @@ def test_steps_of_targets(request, kind):
         ids = synth.target_ids(tokenizer, sample)
         steps = cut_steps(tokenizer, ids, stop_id)
         assert [t for step in steps for t in step] == ids and all(steps)
-        wanted, at = [end for end, _ in step_ends(sample.target)] or [len(sample.target)], 0
+        wanted, at = list(step_ends(sample.target)) or [len(sample.target)], 0
         for n, step in enumerate(steps):
             text = tokenizer.decode([t for s in steps[:n + 1] for t in s]).removesuffix(synth.end_of_turn(tokenizer))
             inside = [end for end in wanted if at < end <= len(text)]
