@@ -25,7 +25,7 @@ from sft import context_length, load_model, run, split_too_long
 @dataclass
 class SearchConfig:
     simulations: int = 6             # a tree; the released script: 5, the ancestor: 64
-    k: int = 3                       # steps sampled at a node
+    k: int = 3                       # steps sampled at a node, as in the released script
     temperature: float = 1.0         # of the sampled steps and rollouts; the released script: 1.5
     depth: int = 12                  # steps; at this depth the rest of the response is one step (the paper: 3)
     c_puct: float = 1.0              # weight of the prior against Q in the selection

@@ -683,8 +683,8 @@ def train_base(cfg):
     named = dict(model.named_parameters())
     matrices = [p for name, p in named.items() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in named.items() if p.ndim != 2 or "embed" in name]
-    muon = Muon(matrices, lr=0.02)
-    adamw = torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    muon = Muon(matrices, lr=0.004)
+    adamw = torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     if state_file.exists():
         state = load_file(state_file)
         tokens_seen, step, document = (int(x) for x in state["progress"])
@@ -711,7 +711,7 @@ def train_base(cfg):
     bar, saved, losses = tqdm(total=int(cfg.base_tokens), initial=tokens_seen, unit="tok", unit_scale=True), time.time(), []
     while tokens_seen < cfg.base_tokens:
         factor = min(1, (step + 1) / 100) * min(1, (1 - tokens_seen / cfg.base_tokens) / 0.5 + 0.01)
-        for optimizer, lr in ((muon, 0.02), (adamw, 3e-3)):
+        for optimizer, lr in ((muon, 0.004), (adamw, 1e-3)):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
         muon.param_groups[0]["momentum"] = 0.85 + 0.1 * min(1, step / 300)
