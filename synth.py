@@ -2043,9 +2043,12 @@ def normalize_tool(tool):
 
 
 def check_sample(sample):
-    """Raises ValueError if the sample has no tools or its target is not allowed by them."""
+    """Raises ValueError if the sample has no tools, a broken message, or a target that its tools do not allow."""
     if not sample.tools:
         raise ValueError("a sample without tools")
+    for m in sample.messages:
+        if not isinstance(m, dict) or not isinstance(m.get("role"), str) or not isinstance(m.get("content"), str):
+            raise ValueError("a message has to be an object with a role and a content, both text")
     if not sample.messages or sample.messages[-1]["role"] not in ("user", "tool"):
         raise ValueError("the conversation must end with a user's or a tool's message")
     if not sample.target.strip():

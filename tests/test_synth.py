@@ -423,3 +423,12 @@ def test_the_question_for_a_grade(request, kind):
 def test_grades_are_asked_for_as_the_base_learned_it(tokenizer, documents):
     question = tokenizer.decode(grade_ids(tokenizer)[0])
     assert sum(question in document for document in documents) > 100
+
+
+@pytest.mark.parametrize("message", ["hello", {"content": "hello"}, {"role": "user"}, {"role": "user", "content": None}])
+def test_a_broken_message_is_told_with_its_line(tmp_path, message):
+    sample = synth.make_samples(1, "train", 0)[0]
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps({"tools": sample.tools, "messages": [message], "target": sample.target}) + "\n")
+    with pytest.raises(synth.DataError, match="line 1.*a message has to be"):
+        synth.read_samples(path)
