@@ -2038,8 +2038,17 @@ def normalize_tool(tool):
     parameters = tool.get("parameters") or {}
     if "properties" not in parameters:     # a flat table of parameters; nothing says which are required
         parameters = {"type": "dict", "properties": {k: v for k, v in parameters.items() if isinstance(v, dict)}, "required": []}
+    properties = {key: plain_type(p) for key, p in (parameters["properties"] or {}).items() if isinstance(p, dict)}
     return {"name": tool["name"], "description": tool.get("description") or "",
-            "parameters": {"type": "dict", "properties": parameters["properties"] or {}, "required": parameters.get("required") or []}}
+            "parameters": {"type": "dict", "properties": properties, "required": parameters.get("required") or []}}
+
+
+def plain_type(schema):
+    """A property's schema with one type: of several, as JSON schema allows, the first that is not null."""
+    if not isinstance(schema.get("type", "any"), str):
+        kinds = [kind for kind in schema["type"] if kind != "null"] if isinstance(schema["type"], list) else []
+        schema = {**schema, "type": kinds[0] if kinds and isinstance(kinds[0], str) else "any"}
+    return schema
 
 
 def check_sample(sample):

@@ -432,3 +432,10 @@ def test_a_broken_message_is_told_with_its_line(tmp_path, message):
     path.write_text(json.dumps({"tools": sample.tools, "messages": [message], "target": sample.target}) + "\n")
     with pytest.raises(synth.DataError, match="line 1.*a message has to be"):
         synth.read_samples(path)
+
+
+@pytest.mark.parametrize("given, taken", [("integer", "integer"), (["null", "string"], "string"), ([], "any"), ({"a": 1}, "any")])
+def test_a_property_of_several_types_gets_one(given, taken):
+    tool = synth.normalize_tool({"name": "f", "parameters": {"x": {"type": given, "description": "d"}}})
+    assert tool["parameters"]["properties"]["x"]["type"] == taken
+    assert synth.signature(tool).startswith("f(x: ")
