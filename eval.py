@@ -639,7 +639,7 @@ def interval(right, n, z=1.96):
         return 0.0, 0.0
     p, d = right / n, 1 + z * z / n
     middle, half = (p + z * z / (2 * n)) / d, z / d * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return 100 * (middle - half), 100 * (middle + half)
+    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 
 def paired_interval(before, after, draws=2000, seed=0):
