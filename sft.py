@@ -660,7 +660,7 @@ def base_accuracy(model, batches):
 
 
 def train_base(cfg):
-    """The embedded model: a Llama (with biases on q, k, v, o) of 3.5 million parameters that learns to read schemas, on random tools only.
+    """The embedded model: a Llama of 3.5 million parameters that learns to read schemas, on random tools only.
 
     Muon for the matrices, AdamW for embeddings and norms; constant learning rate, then linear to zero over the
     second half. State is saved every few minutes; the same command goes on from there.
