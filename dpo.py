@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from mcts import SearchConfig, preference_pairs, read_trees
-from sft import (add_lora, cosine, lay_out, learned_logps, load_model, lora_parameters, run, save_lora,
+from sft import (add_lora, cosine, count_tokens, lay_out, learned_logps, load_model, lora_parameters, run, save_lora,
                  save_model, segment_sum, step_or_stop, tree_tokens)
 
 
@@ -255,6 +255,7 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
             for batch, _, order in micro_batches(trees, cfg, tokenizer.pad_token_id):
                 batch = batch.to(model.device)
                 logps = segment_sum(batch, learned_logps(model, batch))
+                count_tokens("scored", batch.tokens)
                 sizes = [sum(learned for _, _, learned in tree.segments) for tree in order]
                 reference.update(zip(map(id, order), logps.split(sizes)))
     model.train()
@@ -266,6 +267,7 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
         for batch, where, order in micro_batches(update, cfg, tokenizer.pad_token_id):
             batch = batch.to(model.device)
             logps = segment_sum(batch, learned_logps(model, batch))
+            count_tokens("trained", batch.tokens)
             lengths = torch.bincount(batch.segment, minlength=batch.segments)
             ref = torch.cat([reference[id(tree)] for tree in order]) if reference else None
             loss = logps.new_zeros(())

@@ -25,7 +25,7 @@ from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import autocast, context_length, load_model, run
+from sft import additive, autocast, context_length, count_tokens, lay_out, load_model, run, tree_tokens
 from synth import Call
 
 
@@ -66,7 +66,11 @@ class RoomyLayer(CacheLayerMixin):
 
 
 class Prompts:
-    """Prompts with their keys and values, all but the last token's: that one starts every continuation."""
+    """Prompts with their keys and values, all but the last token's: that one starts every continuation.
+
+    What comes behind a prompt is a tree of tokens (sft.lay_out) whose root is that last token, so that many
+    continuations of a prompt are one row, which reads the prompt's cache once.
+    """
 
     @torch.no_grad()
     def __init__(self, model, prompts, max_tokens=16384, progress=False):
@@ -77,16 +81,11 @@ class Prompts:
         while order:
             width = max(1, len(prompts[order[0]]) - 1)
             group, order = order[:max(1, max_tokens // width)], order[max(1, max_tokens // width):]
-            ids = torch.zeros(len(group), width, dtype=torch.long)
-            for row, i in enumerate(group):
-                ids[row, :len(prompts[i]) - 1] = torch.tensor(prompts[i][:-1])
-            keep = torch.arange(width) < torch.tensor([[len(prompts[i]) - 1] for i in group])
-            mask = keep[:, None, None, :] & torch.ones(width, width, dtype=torch.bool).tril()
-            mask |= torch.eye(width, dtype=torch.bool)
+            batch = lay_out([[[(prompts[i][:-1] or prompts[i], -1, False)]] for i in group], 0).to(model.device)
+            count_tokens("scored", sum(len(prompts[i]) - 1 for i in group))
             with autocast(model.device):
-                cache = model.base_model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
-                                         position_ids=torch.arange(width, device=model.device).expand(len(group), -1),
-                                         use_cache=True).past_key_values
+                cache = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask),
+                                         position_ids=batch.positions, use_cache=True).past_key_values
             for row, i in enumerate(group):
                 n = len(prompts[i]) - 1
                 self.states[i] = [(layer.keys[row, :, :n].clone(), layer.values[row, :, :n].clone()) for layer in cache.layers]
@@ -96,22 +95,17 @@ class Prompts:
     def length(self, i):
         return self.states[i][0][0].shape[-2]
 
-    def feed(self, index, feeds, room):
-        """Run each row's tokens behind its prompt. index: prompt of each row; feeds: token ids of each row, not empty.
+    def feed(self, index, trees, room=0):
+        """Run each row's tree behind its prompt. index: prompt of each row; trees: one a row, its root prompts.last.
 
-        Rows are padded at the left, so that the last column holds each row's last token. Returns hidden states
-        (rows, width, size), the cache with `room` places left, its mask (rows, 1, prompt + width + room), and each
-        row's next position (rows,).
+        Returns the trees as a Batch, hidden states (rows, width, size), the cache with `room` places left, and which
+        places of it hold the row's prompt (rows, before): a tree's tokens stand at `before` and behind.
         """
         device, rows = self.model.device, len(index)
-        before, width = max(map(self.length, index)), max(map(len, feeds))
-        mask = torch.zeros(rows, 1, before + width + room, dtype=torch.bool)
-        ids, start = torch.zeros(rows, width, dtype=torch.long), torch.zeros(rows, 1, dtype=torch.long)
-        for row, (i, feed) in enumerate(zip(index, feeds)):
-            mask[row, 0, :self.length(i)] = True
-            mask[row, 0, before + width - len(feed):before + width] = True
-            ids[row, width - len(feed):] = torch.tensor(feed)
-            start[row] = self.length(i) + len(feed) - width
+        batch, before = lay_out([[tree] for tree in trees], 0).to(device), max(map(self.length, index))
+        width = batch.ids.shape[1]
+        lengths = torch.tensor([self.length(i) for i in index])
+        of_prompt = (torch.arange(before) < lengths[:, None]).to(device)
         layers = []
         for keys, values in self.states[index[0]]:
             shape = (rows, keys.shape[0], before + width + room, keys.shape[-1])
@@ -119,26 +113,26 @@ class Prompts:
         for row, i in enumerate(index):
             for layer, (keys, values) in zip(layers, self.states[i]):
                 layer.keys[row, :, :keys.shape[-2]], layer.values[row, :, :keys.shape[-2]] = keys, values
-        mask = mask.to(device)
-        causal = torch.ones(before + width, before + width, dtype=torch.bool, device=device).tril()[before:]
-        attend = mask[:, :, None, :before + width] & causal
-        attend |= torch.eye(before + width, dtype=torch.bool, device=device)[before:]     # padding sees itself
-        positions = (start.to(device) + torch.arange(width, device=device)).clamp(min=0)
+        mask = torch.cat([of_prompt[:, None, None].expand(-1, 1, width, -1), batch.mask], -1)
         cache = Cache(layers=layers)
         with autocast(device):
-            hidden = self.model.base_model(input_ids=ids.to(device), attention_mask=attend, position_ids=positions,
-                                           past_key_values=cache, use_cache=True).last_hidden_state
-        return hidden, cache, mask, positions[:, -1] + 1
+            hidden = self.model.base_model(input_ids=batch.ids, attention_mask=additive(mask), past_key_values=cache,
+                                           position_ids=batch.positions + lengths[:, None].to(device),
+                                           use_cache=True).last_hidden_state
+        return batch, hidden, cache, of_prompt
 
 
-def chunks(prompts, index, feeds, room, max_tokens):
-    """Split rows so that no forward pass holds more than `max_tokens` tokens of cache; at least one row each."""
+def chunks(prompts, index, widths, max_tokens):
+    """Split rows so that no forward pass holds more than `max_tokens` tokens of cache; at least one row each.
+
+    widths: tokens behind each row's prompt, room included.
+    """
     start = 0
     while start < len(index):
         stop, before, width = start, 0, 0
         while stop < len(index):
-            before, width = max(before, prompts.length(index[stop])), max(width, len(feeds[stop]))
-            if stop > start and (before + width + room) * (stop - start + 1) > max_tokens:
+            before, width = max(before, prompts.length(index[stop])), max(width, widths[stop])
+            if stop > start and (before + width) * (stop - start + 1) > max_tokens:
                 break
             stop += 1
         yield slice(start, stop)
@@ -146,48 +140,63 @@ def chunks(prompts, index, feeds, room, max_tokens):
 
 
 @torch.no_grad()
-def decode(prompts, index, prefixes, max_new, stop_id, temperature=0.0, generator=None, max_tokens=65536, progress=False):
-    """Continue rows to their end. index: prompt of each row; prefixes: ids of the response so far, may be empty.
+def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536, progress=False):
+    """Continue rows to their end, `copies` times each. index: prompt of each row; prefixes: ids of the response so far.
 
-    temperature 0 is greedy. Returns a list of (ids, logps): the new tokens up to and with `stop_id`, or `max_new` of
+    temperature 0 is greedy. seeds: an integer a row; what a row samples depends on its own alone, not on the batch.
+    Returns for each row a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or `max_new` of
     them, and the log-probability in nats of each under the policy itself (temperature 1).
     """
     model, head, results = prompts.model, prompts.model.get_output_embeddings(), []
-    feeds = [[prompts.last[i], *prefix] for i, prefix in zip(index, prefixes)]
     bar = tqdm(total=len(index), desc="decode", disable=not progress, leave=False)
-    for part in chunks(prompts, index, feeds, max_new, max_tokens):
-        hidden, cache, mask, position = prompts.feed(index[part], feeds[part], max_new)
-        hidden, alive = hidden[:, -1], list(range(len(index[part])))
-        out = [([], []) for _ in alive]
-        for _ in range(max_new):
-            with autocast(model.device):
-                logits = head(hidden).float()
-            if temperature > 0:
-                chosen = torch.multinomial(torch.softmax(logits.cpu() / temperature, -1), 1, generator=generator)[:, 0]
-                chosen = chosen.to(logits.device)
+    for part in chunks(prompts, index, [1 + len(p) + copies * max_new for p in prefixes], max_tokens):
+        trees = [[([prompts.last[i], *prefix], -1, False)] for i, prefix in zip(index[part], prefixes[part])]
+        batch, hidden, cache, of_prompt = prompts.feed(index[part], trees, copies * max_new)
+        rows, width, device = len(trees), batch.ids.shape[1], model.device
+        lengths = torch.tensor([tree_tokens(tree) for tree in trees], device=device)
+        # one query a copy: it sees the prompt, the prefix, and of what is decoded its own tokens
+        mask = torch.cat([of_prompt, torch.arange(width, device=device) < lengths[:, None],
+                          of_prompt.new_zeros(rows, copies * max_new)], -1)[:, None, None].repeat(1, 1, copies, 1)
+        position = (of_prompt.sum(1) + lengths)[:, None].repeat(1, copies)
+        hidden = hidden[torch.arange(rows), lengths - 1][:, None].expand(-1, copies, -1)
+        uniform = seeds and torch.stack([torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed))
+                                         for seed in seeds[part]]).to(device)
+        out, alive, done = [[([], []) for _ in range(copies)] for _ in trees], list(range(rows)), set()
+        for step in range(max_new):
+            with autocast(device):
+                logits = head(hidden).float()                   # (rows, copies, vocabulary)
+            if temperature > 0:     # the inverse of the distribution function, at a number drawn for the place
+                steps = torch.softmax(logits / temperature, -1).cumsum(-1)
+                chosen = torch.searchsorted(steps, uniform[:, step, :, None] * steps[..., -1:])[..., 0]
+                chosen = chosen.clamp(max=logits.shape[-1] - 1)
             else:
                 chosen = logits.argmax(-1)
-            logps = torch.log_softmax(logits, -1).gather(1, chosen[:, None])[:, 0]
-            for row, token, logp in zip(alive, chosen.tolist(), logps.tolist()):
-                if row is not None:
-                    out[row][0].append(token)
-                    out[row][1].append(logp)
-            alive = [None if row is None or out[row][0][-1] == stop_id else row for row in alive]
-            left = [n for n, row in enumerate(alive) if row is not None]
-            if not left:
+            logps = (logits.gather(-1, chosen[..., None])[..., 0] - logits.logsumexp(-1)).tolist()
+            for n, (row, tokens) in enumerate(zip(alive, chosen.tolist())):
+                for copy, token in enumerate(tokens):
+                    if (row, copy) not in done:
+                        out[row][copy][0].append(token)
+                        out[row][copy][1].append(logps[n][copy])
+                        if token == stop_id:
+                            done.add((row, copy))
+            left = [n for n, row in enumerate(alive) if any((row, copy) not in done for copy in range(copies))]
+            if not left or step == max_new - 1:
                 break
-            if len(left) <= 0.75 * len(alive):     # finished rows leave the batch
-                keep = torch.tensor(left, device=model.device)
+            if len(left) <= 0.75 * len(alive):     # rows that are finished leave the batch
+                keep = torch.tensor(left, device=device)
                 alive, chosen, position, mask = [alive[n] for n in left], chosen[keep], position[keep], mask[keep]
+                uniform = uniform if uniform is None else uniform[keep]
                 for layer in cache.layers:
                     layer.keep(keep)
-            length = cache.layers[0].length
-            mask[:, :, length] = True
-            with autocast(model.device):
-                hidden = model.base_model(input_ids=chosen[:, None], attention_mask=mask[:, :, None, :length + 1],
-                                          position_ids=position[:, None], past_key_values=cache,
-                                          use_cache=True).last_hidden_state[:, -1]
+            end = cache.layers[0].length
+            own = torch.arange(copies, device=device)
+            mask[:, :, own, end + own] = True
+            with autocast(device):
+                hidden = model.base_model(input_ids=chosen, attention_mask=additive(mask[..., :end + copies]),
+                                          position_ids=position, past_key_values=cache, use_cache=True).last_hidden_state
             position = position + 1
+        count_tokens("scored", int(lengths.sum()))
+        count_tokens("decoded", sum(len(ids) for row in out for ids, _ in row))
         results += out
         bar.update(len(out))
     bar.close()
@@ -195,32 +204,30 @@ def decode(prompts, index, prefixes, max_new, stop_id, temperature=0.0, generato
 
 
 @torch.no_grad()
-def score(prompts, index, prefixes, tails, choices, max_tokens=65536):
-    """Log-probabilities of given continuations, and what comes next among some tokens.
+def score(prompts, index, trees, choices=(), max_tokens=65536):
+    """Log-probabilities of the learned segments of trees behind prompts, and what else could stand in their place.
 
-    index: prompt of each row; prefixes: ids of the response so far; tails: ids behind it, not empty; choices: ids.
-    Returns (logps, probabilities): for each row the log-probability in nats of each token of prefix + tail, and the
-    probabilities (choices,) of the next token among `choices`, scaled to sum to one.
+    index: prompt of each row; trees: their roots prompts.last. Returns a list for each row of one (logps,
+    probabilities) a learned segment: the log-probability in nats of each of its tokens, and the probabilities of
+    `choices` (token ids) in place of its first, scaled to sum to one.
     """
-    head, logps, grades = prompts.model.get_output_embeddings(), [], []
-    feeds = [[prompts.last[i], *prefix, *tail] for i, prefix, tail in zip(index, prefixes, tails)]
-    for part in chunks(prompts, index, feeds, 0, max_tokens):
-        hidden, *_ = prompts.feed(index[part], feeds[part], 0)
-        width = hidden.shape[1]
-        rows, columns, targets = [], [], []
-        for row, feed in enumerate(feeds[part]):
-            rows += [row] * (len(feed) - 1)
-            columns += range(width - len(feed), width - 1)
-            targets += feed[1:]
+    head, results = prompts.model.get_output_embeddings(), []
+    for part in chunks(prompts, index, list(map(tree_tokens, trees)), max_tokens):
+        batch, hidden, *_ = prompts.feed(index[part], trees[part])
+        count_tokens("scored", sum(map(tree_tokens, trees[part])))
         with autocast(hidden.device):
-            logits = head(hidden[rows, columns]).float()
-            next_logits = head(hidden[:, -1]).float()[:, choices] if choices else None
-        targets = torch.tensor(targets, device=logits.device)
-        found = iter(torch.log_softmax(logits, -1).gather(1, targets[:, None])[:, 0].tolist())
-        logps += [[next(found) for _ in feed[1:]] for feed in feeds[part]]
-        if choices:
-            grades += torch.softmax(next_logits, -1).tolist()
-    return logps, grades
+            logits = head(hidden.flatten(0, 1)[batch.before]).float()
+        logps = (logits.gather(1, batch.target[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+        shares = torch.softmax(logits[:, list(choices)], -1).tolist()
+        start = 0
+        for tree in trees[part]:
+            found = []
+            for ids, _, learned in tree:
+                if learned:
+                    found.append((logps[start:start + len(ids)], shares[start]))
+                    start += len(ids)
+            results.append(found)
+    return results
 
 
 def stop_token(tokenizer):
@@ -606,17 +613,19 @@ def graded_outcome(sample, response):
     return 2 * score_fraction(calls, sample.calls, sample.tools) - 1
 
 
-def answer(model, tokenizer, samples, max_new=200, temperature=0.0, generator=None, copies=1, progress=False):
-    """Responses (text) to each sample, `copies` of each, side by side."""
-    stop_id, texts = stop_token(tokenizer), [None] * (copies * len(samples))
-    order = sorted(range(len(samples)), key=lambda i: len(str(samples[i].tools)) + len(str(samples[i].messages)))
+def answer(model, tokenizer, samples, max_new=200, temperature=0.0, seed=0, copies=1, max_tokens=65536, progress=False):
+    """Responses (text) to each sample: a list of `copies` of them each. max_tokens: of cache, in flight."""
+    stop_id, texts = stop_token(tokenizer), [None] * len(samples)
+    asked = [synth.prompt_ids(tokenizer, s) for s in samples]
+    order = sorted(range(len(samples)), key=lambda i: len(asked[i]))
     bar = tqdm(total=len(samples), desc="eval", disable=not progress, leave=False)
-    for start in range(0, len(order), 128):
-        group = order[start:start + 128]
-        prompts = Prompts(model, [synth.prompt_ids(tokenizer, samples[i]) for i in group])
-        index = [n for n in range(len(group)) for _ in range(copies)]
-        for n, (ids, _) in enumerate(decode(prompts, index, [[]] * len(index), max_new, stop_id, temperature, generator)):
-            texts[copies * group[n // copies] + n % copies] = response_text(tokenizer, ids, stop_id)
+    while order:
+        n = max(1, max_tokens // (len(asked[order[-1]]) + copies * max_new))
+        group, order = order[:n], order[n:]
+        found = decode(Prompts(model, [asked[i] for i in group]), range(len(group)), [[]] * len(group), max_new, stop_id,
+                       copies, temperature, [1_000_003 * seed + i for i in group], max_tokens)
+        for i, row in zip(group, found):
+            texts[i] = [response_text(tokenizer, ids, stop_id) for ids, _ in row]
         bar.update(len(group))
     bar.close()
     return texts
@@ -626,7 +635,7 @@ def evaluate(model, tokenizer, samples, max_new=200, progress=False):
     """Greedy decoding of every sample -> one record each: id, correct, error, response, level, scenario, forms."""
     texts = answer(model, tokenizer, samples, max_new, progress=progress)
     records = []
-    for sample, text in zip(samples, texts):
+    for sample, (text,) in zip(samples, texts):
         error = judge(sample, text)
         records.append({"id": sample.id, "correct": error is None, "error": error, "response": text,
                         "level": sample.level, "scenario": sample.scenario, "forms": sample.forms})
@@ -702,16 +711,19 @@ def read_answers(path):
     return found
 
 
+def expected_grade(shares):
+    """C, from 0 (poor) to 1 (excellent): probabilities of synth.GRADES -> what they are worth."""
+    return sum(p * value for p, value in zip(shares, synth.GRADE_VALUES))
+
+
 def self_evaluation_auc(model, tokenizer, samples, wrong):
     """Area under the ROC curve of the policy's own grade C, right answers against the wrong ones beside them."""
     question, grades = synth.grade_ids(tokenizer)
-    encode = lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]
-    prompts = Prompts(model, [synth.prompt_ids(tokenizer, s) for s in samples])
-    rows = list(range(len(samples)))
-    value = []
+    prompts, value = Prompts(model, [synth.prompt_ids(tokenizer, s) for s in samples]), []
     for answers in ([s.target for s in samples], wrong):
-        _, shares = score(prompts, rows, encode(answers), [question] * len(rows), grades)
-        value.append(torch.tensor([sum(p * w for p, w in zip(share, synth.GRADE_VALUES)) for share in shares]))
+        encoded = tokenizer(answers, add_special_tokens=False)["input_ids"]
+        trees = [[([last, *ids, *question], -1, False), (grades[:1], 0, True)] for last, ids in zip(prompts.last, encoded)]
+        value.append(torch.tensor([expected_grade(shares) for (_, shares), in score(prompts, range(len(trees)), trees, grades)]))
     difference = value[0][:, None] - value[1][None]
     return ((difference > 0).float() + 0.5 * (difference == 0).float()).mean().item()
 
@@ -781,7 +793,7 @@ def main(argv=None):
         if not all(fits):
             print(f"{fits.count(False)} prompts are longer than {limit} tokens: counted as wrong, not cut")
         found = iter(answer(model, tokenizer, [s for s, fit in zip(samples, fits) if fit], cfg.max_new, progress=True))
-        texts = [next(found) if fit else "" for fit in fits]
+        texts = [next(found)[0] if fit else "" for fit in fits]
     check = score_bfcl if cfg.bench == "bfcl" else judge
     records = []
     for case, sample, text in zip(cases, samples, texts):

@@ -111,7 +111,7 @@ def check_sizes(cfg, search_cfg, pref_cfg):
     at_least_one = {"iters": cfg.iters, "n": cfg.n, "n_test": cfg.n_test, "epochs": cfg.epochs, "rank": cfg.rank,
                     "row_tokens": cfg.row_tokens, "batch_tokens": cfg.batch_tokens, "micro_tokens": cfg.micro_tokens,
                     "simulations": search_cfg.simulations, "k": search_cfg.k, "depth": search_cfg.depth,
-                    "max_new": search_cfg.max_new, "trees_in_flight": search_cfg.trees_in_flight,
+                    "max_new": search_cfg.max_new,
                     "pref_epochs": pref_cfg.pref_epochs, "pref_batch": pref_cfg.pref_batch,
                     "pref_row_tokens": pref_cfg.pref_row_tokens, "pref_micro_tokens": pref_cfg.pref_micro_tokens}
     for name, value in at_least_one.items():

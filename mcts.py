@@ -9,16 +9,17 @@ then all leaves together are expanded (k steps sampled), rolled out, evaluated a
 Nodes keep the token ids that the policy produced; nothing is tokenized again between search and training.
 """
 
+import functools
+import itertools
 import json
 import math
 from dataclasses import asdict, dataclass, field
 
-import torch
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import synth
-from eval import Prompts, decode, graded_outcome, response_text, score, stop_token
+from eval import Prompts, decode, expected_grade, graded_outcome, response_text, score, stop_token
 from sft import context_length, load_model, run, split_too_long
 
 
@@ -37,7 +38,7 @@ class SearchConfig:
     max_new: int = 96                # tokens a response may have
     min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
     min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
-    trees_in_flight: int = 64        # trees searched together
+    max_tokens_in_flight: int = 65536  # places in the cache: as many trees are searched together as fit
 
 
 @dataclass
@@ -126,16 +127,19 @@ def step_ends(text):
             yield i + 1
 
 
+@functools.cache
+def may_end_step(tokenizer, token):
+    return any(mark in tokenizer.decode([token]) for mark in "(),]")
+
+
 def cut_steps(tokenizer, ids, stop_id):
     """Token ids of a response -> list of steps (lists of ids). A step ends with the token that holds its boundary."""
     body = ids[:-1] if ids and ids[-1] == stop_id else ids
-    texts, whole = [], ""
-    for n in range(1, len(body) + 1):
-        whole = tokenizer.decode(body[:n])
-        texts.append(len(whole))
+    marks = [n for n, token in enumerate(body) if may_end_step(tokenizer, token)]
+    lengths = [len(tokenizer.decode(body[:n + 1])) for n in marks]
     steps, start = [], 0
-    for end in step_ends(whole):
-        cut = next(n for n in range(len(body)) if texts[n] >= end)
+    for end in step_ends(tokenizer.decode(body)):
+        cut = next(n for n, length in zip(marks, lengths) if length >= end)
         if cut >= start:     # else the token that ended the last step, such as `(), `, holds this end too
             steps.append(ids[start:cut + 1])
             start = cut + 1
@@ -179,72 +183,82 @@ def backup(tree, node, gamma):
 
 
 def search(model, tokenizer, samples, cfg, seed=0, progress=True):
-    """One finished tree a sample (paper.md, 2b), `trees_in_flight` at a time."""
-    trees = []
+    """One finished tree a sample (paper.md, 2b), in the order of the samples.
+
+    As many trees are in flight as `max_tokens_in_flight` allows, those with prompts of like length together. What a
+    tree samples depends on the seed and its own number only, not on which trees are searched beside it.
+    """
+    trees = [Tree(s, synth.prompt_ids(tokenizer, s), [Node(-1, [], "")]) for s in samples]
+    order = sorted(range(len(trees)), key=lambda i: len(trees[i].prompt))
     bar = tqdm(total=len(samples) * cfg.simulations, desc="search", disable=not progress, leave=False)
-    for start in range(0, len(samples), cfg.trees_in_flight):
-        generator = torch.Generator().manual_seed(seed * 100_003 + start)
-        trees += search_wave(model, tokenizer, samples[start:start + cfg.trees_in_flight], cfg, generator, bar)
+    while order:
+        room = tokens_in_flight(trees[order[0]], cfg)
+        if room > cfg.max_tokens_in_flight:
+            raise ValueError(f"--max_tokens_in_flight {cfg.max_tokens_in_flight} is too little for the sample "
+                             f"{trees[order[0]].sample.id}, whose search needs {room}")
+        n = 1
+        while n < len(order) and (n + 1) * tokens_in_flight(trees[order[n]], cfg) <= cfg.max_tokens_in_flight:
+            n += 1
+        search_wave(model, tokenizer, {i: trees[i] for i in order[:n]}, cfg, seed, bar)
+        order = order[n:]
     bar.close()
     return trees
 
 
-def search_wave(model, tokenizer, samples, cfg, generator, bar):
-    """Search the trees of some samples together: every forward pass serves all of them."""
-    stop_id = stop_token(tokenizer)
-    trees = [Tree(s, synth.prompt_ids(tokenizer, s), [Node(-1, [], "")]) for s in samples]
-    prompts = Prompts(model, [t.prompt for t in trees])
-    targets = [cut_steps(tokenizer, synth.target_ids(tokenizer, s), stop_id) for s in samples]
-    for _ in range(cfg.simulations):
-        wave = [(i, select(tree, cfg.c_puct)) for i, tree in enumerate(trees) if not tree.nodes[0].closed]
+def tokens_in_flight(tree, cfg):
+    """Places in the cache that a tree takes at most: prompt, path, and k continuations."""
+    return len(tree.prompt) + (cfg.k + 1) * cfg.max_new
+
+
+def search_wave(model, tokenizer, trees, cfg, seed, bar):
+    """Search some trees together: every forward pass serves all of them. trees: number -> Tree."""
+    stop_id, waiting = stop_token(tokenizer), list(trees)
+    prompts = Prompts(model, [trees[i].prompt for i in waiting])
+    place = {i: n for n, i in enumerate(waiting)}       # of a tree's prompt among the prompts
+    targets = {i: cut_steps(tokenizer, synth.target_ids(tokenizer, trees[i].sample), stop_id) for i in waiting}
+    for simulation in range(cfg.simulations):
+        wave = [(i, select(tree, cfg.c_puct)) for i, tree in trees.items() if not tree.nodes[0].closed]
         if wave:
-            expand(wave, trees, targets, prompts, tokenizer, cfg, stop_id, generator)
+            seeds = [hash((seed, i, simulation)) % 2 ** 63 for i, _ in wave]
+            responses = decode(prompts, [place[i] for i, _ in wave], [trees[i].so_far(leaf) for i, leaf in wave], cfg.max_new,
+                               stop_id, cfg.k, cfg.temperature, seeds, cfg.max_tokens_in_flight)
+            born = [expand(trees[i], leaf, found, targets[i], tokenizer, cfg, stop_id)
+                    for (i, leaf), found in zip(wave, responses)]
+            evaluate([(trees[i], place[i], leaf, children) for (i, leaf), children in zip(wave, born) if children],
+                     prompts, tokenizer, cfg, stop_id)
         for i, leaf in wave:
             backup(trees[i], leaf, cfg.gamma)
         bar.update(len(trees))
-    return trees
 
 
-def expand(wave, trees, targets, prompts, tokenizer, cfg, stop_id, generator):
-    """Expand and evaluate one leaf in each tree. wave: (tree, leaf) pairs.
-
-    k continuations of each leaf are sampled to their end: the first step of each is a child, the rest its rollout.
-    Alike steps are one child with several rollouts.
+def expand(tree, leaf, responses, due, tokenizer, cfg, stop_id):
+    """Children of a leaf from k continuations sampled to their end: the first step of each is a child, the rest its
+    rollout; alike steps are one child with several rollouts. due: the target's steps. Returns the children's indices.
     """
-    index = [i for i, _ in wave for _ in range(cfg.k)]
-    prefixes = [trees[i].so_far(leaf) for i, leaf in wave for _ in range(cfg.k)]
-    responses = decode(prompts, index, prefixes, cfg.max_new, stop_id, cfg.temperature, generator)
-    children = []            # (tree, node, response so far) of the new nodes
-    for n, (i, leaf) in enumerate(wave):
-        tree, found = trees[i], {}
-        before, path = prefixes[n * cfg.k], tree.path(leaf)
-        for ids, logps in responses[n * cfg.k:(n + 1) * cfg.k]:
-            steps = cut_steps(tokenizer, before + ids, stop_id)[len(path):]
-            if not steps:
-                continue
-            step = ids if len(path) + 1 >= cfg.depth else steps[0]
-            outcome = outcome_of(tree, leaf, before + ids, cfg, tokenizer, stop_id)
-            found.setdefault(tuple(step), []).append((outcome, sum(logps[:len(step)])))
-        due = targets[i]
-        on_target = cfg.target_step and [tree.nodes[c].ids for c in path] == due[:len(path)] and len(path) < len(due)
-        if on_target:
-            step = due[len(path)] if len(path) + 1 < cfg.depth else [t for s in due[len(path):] for t in s]
-            found.setdefault(tuple(step), [])
-            found[tuple(step)].append((1.0, None))      # what follows the target's own steps is right
-            tree.right = tree.right or [t for s in due for t in s]
-        for step, rollouts in found.items():
-            outcome = sum(o for o, _ in rollouts) / len(rollouts)
-            logp = next((p for _, p in rollouts if p is not None), None)
-            node = Node(leaf, list(step), response_text(tokenizer, list(step), stop_id), outcome=outcome,
-                        final=step[-1] == stop_id or len(before) + len(step) >= cfg.max_new)
-            node.closed = node.final
-            node.prior = -1.0 if logp is None else math.exp(logp / len(step) ** cfg.length_power)
-            tree.nodes.append(node)
-            tree.nodes[leaf].children.append(len(tree.nodes) - 1)
-            children.append((i, len(tree.nodes) - 1, before + list(step)))
-        tree.nodes[leaf].expanded = True
-        tree.nodes[leaf].closed = not found
-    evaluate_children(children, trees, prompts, tokenizer, cfg, stop_id)
+    before, path, found = tree.so_far(leaf), tree.path(leaf), {}
+    for ids, logps in responses:
+        steps = cut_steps(tokenizer, before + ids, stop_id)[len(path):]
+        if not steps:
+            continue
+        step = ids if len(path) + 1 >= cfg.depth else steps[0]
+        outcome = outcome_of(tree, leaf, before + ids, cfg, tokenizer, stop_id)
+        found.setdefault(tuple(step), []).append((outcome, sum(logps[:len(step)])))
+    if cfg.target_step and [tree.nodes[c].ids for c in path] == due[:len(path)] and len(path) < len(due):
+        step = due[len(path)] if len(path) + 1 < cfg.depth else [t for s in due[len(path):] for t in s]
+        found.setdefault(tuple(step), []).append((1.0, None))      # what follows the target's own steps is right
+        tree.right = tree.right or [t for s in due for t in s]
+    for step, rollouts in found.items():
+        outcome = sum(o for o, _ in rollouts) / len(rollouts)
+        logp = next((p for _, p in rollouts if p is not None), None)
+        node = Node(leaf, list(step), response_text(tokenizer, list(step), stop_id), outcome=outcome,
+                    final=step[-1] == stop_id or len(before) + len(step) >= cfg.max_new)
+        node.closed = node.final
+        node.prior = -1.0 if logp is None else math.exp(logp / len(step) ** cfg.length_power)
+        tree.nodes.append(node)
+        tree.nodes[leaf].children.append(len(tree.nodes) - 1)
+    tree.nodes[leaf].expanded = True
+    tree.nodes[leaf].closed = not found
+    return tree.nodes[leaf].children
 
 
 def outcome_of(tree, leaf, ids, cfg, tokenizer, stop_id):
@@ -258,27 +272,39 @@ def outcome_of(tree, leaf, ids, cfg, tokenizer, stop_id):
     return outcome if cfg.outcome == "graded" else 1.0 if outcome == 1.0 else -1.0
 
 
-def evaluate_children(children, trees, prompts, tokenizer, cfg, stop_id):
+def evaluate(born, prompts, tokenizer, cfg, stop_id):
     """R(s) = O(s) + C(s) of new nodes, the difference r to their parents, and the priors that sampling did not give.
 
-    C is the expected grade from 0 (poor) to 1 (excellent) that the policy gives the response so far, times its weight.
+    born: (tree, place of its prompt, leaf, its children). C is the expected grade from 0 (poor) to 1 (excellent) that
+    the policy gives the response so far, times its weight. A leaf's children are asked about in one row: they share
+    the path, and each goes on with its step and the question.
     """
     question, grade_ids = synth.grade_ids(tokenizer)
-    asked = [so_far[:-1] if so_far[-1] == stop_id else so_far for _, _, so_far in children]
-    unknown = any(trees[i].nodes[n].prior < 0 for i, n, _ in children)
-    logps = grades = None
-    if children and (cfg.self_eval or unknown):
-        logps, grades = score(prompts, [i for i, _, _ in children], asked, [question] * len(children), grade_ids)
-    for row, (i, n, so_far) in enumerate(children):
-        node, parent = trees[i].nodes[n], trees[i].nodes[trees[i].nodes[n].parent]
-        if node.prior < 0:
-            start = len(so_far) - len(node.ids)
-            node.prior = math.exp(sum(logps[row][start:len(so_far)]) / len(node.ids) ** cfg.length_power)
-        if cfg.self_eval:
-            node.grade = cfg.self_eval * sum(p * w for p, w in zip(grades[row], synth.GRADE_VALUES))
-        node.reward = node.outcome + node.grade
-        node.r = node.reward - parent.reward
-        node.q, node.visits = node.r, 1
+    rows, index, learned = [], [], []
+    for tree, place, leaf, children in born:
+        row = [([prompts.last[place], *tree.so_far(leaf)], -1, False)]
+        for node in map(tree.nodes.__getitem__, children):
+            if node.prior < 0 or cfg.self_eval:
+                row.append((node.ids, 0, node.prior < 0))
+                learned += [(node, "prior")] * (node.prior < 0)
+            if cfg.self_eval:
+                ended = node.ids[-1] == stop_id         # the question begins with the end of the turn
+                row += [(question[ended:], len(row) - 1, False), (grade_ids[:1], len(row), True)]
+                learned.append((node, "grade"))
+        if len(row) > 1:
+            rows.append(row)
+            index.append(place)
+    found = itertools.chain(*score(prompts, index, rows, grade_ids, cfg.max_tokens_in_flight)) if rows else ()
+    for (node, asked), (logps, shares) in zip(learned, found):
+        if asked == "prior":
+            node.prior = math.exp(sum(logps) / len(node.ids) ** cfg.length_power)
+        else:
+            node.grade = cfg.self_eval * expected_grade(shares)
+    for tree, _, leaf, children in born:
+        for node in map(tree.nodes.__getitem__, children):
+            node.reward = node.outcome + node.grade
+            node.r = node.reward - tree.nodes[leaf].reward
+            node.q, node.visits = node.r, 1
 
 
 # ---------------------------------------------------------------------------------------------

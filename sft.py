@@ -14,8 +14,10 @@ import math
 import os
 import random
 import re
+import string
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from tqdm import tqdm
 from transformers import (AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, LlamaConfig, LlamaForCausalLM,
@@ -61,6 +63,13 @@ def autocast(device):
     """
     fast = device.type == "cuda" or device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, dtype=torch.bfloat16) if fast else nullcontext()
+
+
+TOKENS = Counter()     # what the policy has worked on: tokens trained (forward and backward), decoded, and scored
+
+
+def count_tokens(kind, n):
+    TOKENS[kind] += n
 
 
 def load_model(path, device="auto"):
@@ -318,6 +327,7 @@ class Batch:
     target: torch.Tensor     # (learned,) ids of the learned tokens
     segment: torch.Tensor    # (learned,) number of the learned segment that each belongs to, in order of the trees
     segments: int            # learned segments
+    tokens: int              # all, without padding
 
     def to(self, device):
         return Batch(*(x.to(device, non_blocking=True) if torch.is_tensor(x) else x for x in vars(self).values()))
@@ -353,13 +363,18 @@ def lay_out(rows, pad_id):
         mask[r, 0, padding, padding] = True     # attention over nothing is not a number
     flat = lambda parts: torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))
     return Batch(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(mask), flat(before), flat(target),
-                 flat(segment), n)
+                 flat(segment), n, sum(map(tree_tokens, itertools.chain(*rows))))
+
+
+def additive(mask):
+    """A boolean mask as CPU's attention wants it: it would turn booleans into this in every layer anew."""
+    return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf) if mask.device.type == "cpu" else mask
 
 
 def learned_logits(model, batch):
     """(learned, vocabulary) logits in float32: the head is applied to the positions that need it, and no others."""
     with autocast(batch.ids.device):
-        hidden = model.base_model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions,
+        hidden = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask), position_ids=batch.positions,
                                   use_cache=False).last_hidden_state
         return model.get_output_embeddings()(hidden.flatten(0, 1)[batch.before]).float()
 
@@ -393,6 +408,7 @@ def perplexities(model, tokenizer, samples, row_tokens=512, batch_tokens=8192, p
         chunk = rows[start:start + size]
         batch = lay_out([[trees[i] for i in row] for row in chunk], tokenizer.pad_token_id).to(model.device)
         logps = segment_sum(batch, learned_logps(model, batch))
+        count_tokens("scored", batch.tokens)
         for i, logp in zip(itertools.chain(*chunk), logps.tolist()):
             found[i] = math.exp(min(50.0, -logp / len(trees[i][1][0])))
     return np.array([found[i] for i in range(len(samples))])
@@ -442,7 +458,7 @@ class SFTConfig:
     device: str = "auto"             # auto, cpu, cuda, mps
     skip_bad: bool = False           # leave out records that cannot be used, and count them
     from_scratch: bool = False       # train the embedded base itself; the settings below are for that
-    base_tokens: float = 11e6        # tokens to train on
+    base_tokens: float = 15e6        # tokens to train on
     base_seed: int = 0
 
 
@@ -485,6 +501,7 @@ def warm_up(model, tokenizer, samples, cfg, progress=True):
         tokens, total = sum(len(b.target) for b in batches), 0.0
         for batch in batches:
             loss = -learned_logps(model, batch.to(model.device)).sum() / tokens
+            count_tokens("trained", batch.tokens)
             loss.backward()
             total += loss.item()
         step_or_stop(optimizer, total, step)
@@ -510,17 +527,27 @@ def step_or_stop(optimizer, loss, step, max_norm=1.0):
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
 CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")
-BASE_ROW, BASE_ROWS, BASE_VOCABULARY = 512, 6, 3072
+BASE_TOKENS, BASE_VOCABULARY = 3072, 10240     # tokens an update
+UPPER = "\u21e7"     # stands before a letter that was a capital
 
 
 def train_tokenizer(texts, vocab_size):
-    """Byte-level BPE in which a space, an underscore and a digit stand alone, so that a word is the same token in a
-    query, in a snake_case name and in a call: copying is then a matter of pointing."""
+    """Byte-level BPE in which a word is one token wherever it stands, so that copying is a matter of pointing.
+
+    Every word begins with a space, be it after a space, an underscore or a bracket (but not at the very start of a
+    text), and is in small letters: " play it", "_play_it(" and "(playIt" share tokens. What differs is marked and undone in decoding: a capital by UPPER, a
+    space behind anything but a word by a space of its own. A digit is a token.
+    """
     tokenizer = Tokenizer(models.BPE())
-    split = Regex(r"\p{N}|\p{Lu}?\p{Ll}+|\p{Lu}+|\p{L}| |_|\n|[^\p{L}\p{N} _\n]+ ?")
+    tokenizer.normalizer = normalizers.Sequence([
+        *(normalizers.Replace(c, UPPER + c.lower()) for c in string.ascii_uppercase),
+        normalizers.Replace(Regex(r"(?<=\P{L})(?<!\p{L} )(?=\p{L})"), " ")])
+    split = Regex(rf" ?{UPPER}| ?\p{{L}}+|\p{{N}}|_|\n| |[^\p{{L}}\p{{N}} _\n{UPPER}]+(?: (?!\p{{L}}))?")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(split, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.Sequence([
+        decoders.ByteLevel(), decoders.Fuse(), decoders.Replace(Regex(r"(?<!\p{L}) (?=\p{L})"), ""),
+        *(decoders.Replace(UPPER + c.lower(), c) for c in string.ascii_uppercase)])
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False))
@@ -604,7 +631,7 @@ def start_with_copying(model, sharpness=2.5):
             attention.q_proj.bias[head] = turn
             attention.o_proj.weight[:, head] = 0.06 * write[min(back, 3) - 1, part].T
     slots = torch.tensor([*range(slow, half), *range(half + slow, size)])
-    queries, keys = [look, look, write[0], write[0]], [write[0], write[0], write[1], write[2]]
+    queries, keys = [look, look, write[0], write[0]], [write[0], write[0], write[0], write[1]]
     for number, layer in enumerate(model.model.layers[1:3]):
         attention = layer.self_attn
         for group in range(groups):
@@ -619,15 +646,20 @@ def start_with_copying(model, sharpness=2.5):
                 attention.o_proj.weight[:, h * size:(h + 1) * size] = (0.15 if group < 2 else 0.1) * value.T
 
 
+def base_row(document):
+    """Tokens of a row: short ones first, since attention costs their square."""
+    return 320 if document < 8000 else 512
+
+
 def base_trees(tokenizer, seed, start=0):
     """Documents of the base's world as trees of token ids, without end; branches that do not fit a row are cut."""
     for i in itertools.count(start):
         rng = random.Random(f"{seed}-{i}")
-        document = synth.base_document(rng, easy=rng.random() < (0 if seed == "val" else max(0.2, 1 - i / 6000)))
+        document = synth.base_document(rng, hardest=1 if seed == "val" else min(1, i / 6000))
         encoded = tokenizer([text for text, _, _ in document], add_special_tokens=False)["input_ids"]
         tree, number, total = [], {-1: -1}, 0
         for k, (ids, (_, parent, learned)) in enumerate(zip(encoded, document)):
-            if parent in number and total + len(ids) <= BASE_ROW:
+            if parent in number and total + len(ids) <= base_row(i):
                 number[k] = len(tree)
                 tree.append((ids, number[parent], learned))
                 total += len(ids)
@@ -641,11 +673,12 @@ def base_batches(tokenizer, seed, start=0):
     """(index of the next document, Batch) without end."""
     documents, rows = base_trees(tokenizer, seed, start), []
     while True:
-        drawn = list(itertools.islice(documents, 4 * BASE_ROWS))
-        rows += pack(sorted((tree for _, tree in drawn), key=tree_tokens, reverse=True), BASE_ROW)
+        drawn = list(itertools.islice(documents, 32))
+        row = base_row(drawn[-1][0])
+        rows += pack(sorted((tree for _, tree in drawn), key=tree_tokens, reverse=True), row)
         random.Random(drawn[-1][0]).shuffle(rows)
-        while len(rows) > BASE_ROWS:
-            yield drawn[-1][0] + 1, lay_out([rows.pop() for _ in range(BASE_ROWS)], tokenizer.pad_token_id)
+        while len(rows) > BASE_TOKENS // row:
+            yield drawn[-1][0] + 1, lay_out([rows.pop() for _ in range(BASE_TOKENS // row)], tokenizer.pad_token_id)
 
 
 @torch.no_grad()
@@ -670,12 +703,12 @@ def train_base(cfg):
     if (out / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
-        texts = (text for i in range(4000) for text, _, _ in synth.base_document(random.Random(f"tok-{i}")))
-        tokenizer = train_tokenizer(texts, BASE_VOCABULARY)
+        texts = [text for i in range(4000) for text, _, _ in synth.base_document(random.Random(f"tok-{i}"))]
+        tokenizer = train_tokenizer(texts + 400 * [" ".join(words) for words in synth.base_words()], BASE_VOCABULARY)
         tokenizer.save_pretrained(out)
     torch.manual_seed(cfg.base_seed)
     model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=8,
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=512, num_hidden_layers=5, num_attention_heads=8,
         num_key_value_heads=4, attention_bias=True, tie_word_embeddings=True, max_position_embeddings=2048,
         rope_parameters={"rope_type": "default", "rope_theta": 1e5}, initializer_range=0.04, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, attn_implementation="sdpa")).to(device)
@@ -706,6 +739,7 @@ def train_base(cfg):
         save_file(state, out / "state.tmp")
         os.replace(out / "state.tmp", state_file)
 
+    grades = torch.tensor(synth.grade_ids(tokenizer)[1], device=device)
     validation = [batch for _, (_, batch) in zip(range(6), base_batches(tokenizer, "val"))]
     stream = base_batches(tokenizer, f"train-{cfg.base_seed}" if cfg.base_seed else "train", document)
     bar, saved, losses = tqdm(total=int(cfg.base_tokens), initial=tokens_seen, unit="tok", unit_scale=True), time.time(), []
@@ -716,7 +750,9 @@ def train_base(cfg):
                 group["lr"] = lr * factor
         muon.param_groups[0]["momentum"] = 0.85 + 0.1 * min(1, step / 300)
         document, batch = next(stream)
-        loss = -learned_logps(model, batch.to(device)).mean()
+        logps = learned_logps(model, batch.to(device))
+        weight = 1 + 3 * torch.isin(batch.target, grades).float()     # a grade is one token of many, and hard to learn
+        loss = -(weight * logps).sum() / weight.sum()
         loss.backward()
         if not math.isfinite(loss.item()):
             raise TrainingError(f"the loss is {loss.item()} at step {step}; {state_file} holds the last good state")
@@ -724,9 +760,8 @@ def train_base(cfg):
         muon.step()
         adamw.step()
         model.zero_grad(set_to_none=True)
-        n = int((batch.ids != tokenizer.pad_token_id).sum())
-        tokens_seen, step, losses = tokens_seen + n, step + 1, [*losses[-99:], loss.item()]
-        bar.update(n)
+        tokens_seen, step, losses = tokens_seen + batch.tokens, step + 1, [*losses[-99:], loss.item()]
+        bar.update(batch.tokens)
         bar.set_postfix(loss=f"{np.mean(losses):.3f}")
         if step % 400 == 0:
             bar.write(f"{tokens_seen / 1e6:6.2f}M tokens  loss {np.mean(losses):.3f}  exact {base_accuracy(model, validation):.3f}")

@@ -24,6 +24,7 @@ import sys
 import zlib
 from dataclasses import asdict, dataclass, field
 from datetime import date as day
+from pathlib import Path
 from statistics import mean, median
 from typing import Callable, NamedTuple
 
@@ -263,7 +264,7 @@ class Param:
     name: str
     kind: str
     description: str
-    cue: str
+    cue: str | None               # None: always placed as the phrasing says
     required: bool = True
     default: object = None
 
@@ -1299,7 +1300,7 @@ def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, me
         if before and p.name in before.args and rng.random() < 0.35:
             args[p.name] = before.args[p.name]
             same = rng.choice(phrasing.same).format(name=name)
-            cues.append(same if p.kind == "bool" else p.cue.replace("~", same))
+            cues.append(same if p.kind == "bool" or not p.cue else p.cue.replace("~", same))
             forms.append("same")
             continue
         choices = forms_of(p.kind)
@@ -1310,7 +1311,7 @@ def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, me
         if p.kind == "bool":
             yes, no = p.cue.split("/")
             cues.append(yes if args[p.name] else no)
-        elif rng.random() < phrasing.own_cue:
+        elif p.cue and rng.random() < phrasing.own_cue:
             cues.append(p.cue.replace("~", phrase))
         else:
             cues.append(rng.choice(phrasing.cues).format(name=name, v=phrase))
@@ -1358,7 +1359,8 @@ def turn(role, text):
 
 
 def system_text(schemas, today):
-    lines = [signature(s) for s in schemas]
+    """The compact style: a heading, a signature a line, the date."""
+    lines = ["Tools:", *(signature(s) for s in schemas)]
     if today:
         lines.append("Today is %d-%02d-%02d." % tuple(today))
     return "\n".join(lines)
@@ -1622,51 +1624,13 @@ def make_samples(n, split, seed=0):
 # The base's world: random tools, random words
 # ---------------------------------------------------------------------------------------------
 
-NOUNS = """account address age amount animal answer apartment appointment area author bird booking brand building cabinet category
-chapter child choice city company contract cost count country currency customer degree delay department destination detail device
-direction discount disease distance doctor dollar duration email employee end error exercise face family field flavor food friend
-game genre guest habit health history hobby hotel hour income insurance interest invoice kind kitchen language lawyer leader
-lesson location lunch manager material medicine meeting member method minute money month museum music network news nurse office
-origin page passenger patient person pet phone picture plan president problem product purpose quality quantity question ratio
-reason receipt recipe reminder rent reservation restaurant result room salary schedule season service session shipment size
-speaker sport start status stay student subject subscription temperature theater time total traveler trip update vehicle visitor
-waiter weather week weight year agent album alarm anchor angle apple arrow artist atom auction avatar badge balance ball band bank barrel
-basket battery beacon bean bed bell bench berry bicycle bill bird blade block board boat body bolt bond book border bottle box
-branch bread bridge brush bucket budget bus button cabin cable camera campaign canal candle canvas card cargo cart case castle
-cell chain chair channel chart circle class client clock cloud club coach coat code coin color column comet contact copper
-corner cotton course crane credit crew crop crystal cup curve cycle data deal deck desk diagram dial diet disk dock document
-door draft drawer dream drum edge element engine entry event factor farm feature fence field figure file filter finger fire flag
-flame flight floor flower folder forest form fork frame fruit fuel garden gate gear ghost gift glass globe glove goal grain
-grape grid group guide hammer harbor hat heart height helmet hill hook horse host hour house ice image index ink item jacket
-jar jewel job joint journal judge key kit kite knot label ladder lake lamp land lane laser layer leaf league lens letter level
-library light limit line link lion list load loan lock log loop machine magnet mail map marble mark market mask match meal
-measure medal memory menu message metal meter mirror model module moon motor mountain mouse name needle nest net node note
-number oak object ocean offer oil option orbit order organ oven owner packet page paint palace panel paper parcel park part
-party patch path pattern payment pearl pen phase photo piano pilot pin pipe planet plant plate player plot pocket poem point
-pool port post pot price print prize probe profile project pump purse quest queue race rack radar radio rail rain range rate
-record reef region report ring river road robot rocket role roof root rope route rule sail sale salt sample sand scale scene
-school score screen script seal season seat seed segment sensor series server shadow shape sheet shelf shell shield ship shop
-signal silver site size sketch sky sleeve slot snow socket song sound source space spark speed spring square stage stamp star
-state station steel stem step stick stock stone store storm story stream street string studio style sugar suit summer survey
-switch symbol table tag tail tank target task tax team temple tent term test theme thread ticket tide tile timer title token
-tool topic torch tower town toy track trade trail train tray tree trend tribe truck trunk tube tunnel type unit user valley
-value valve vault vector vessel video view village voice volume wagon wall watch water wave wheel window wing winter wire wolf
-wood word worker world yard zone""".split()
-VERBS = """add adjust apply archive arrange assign attach blend book build buy calculate cancel change check choose clean clear
-close collect combine compare compute confirm connect convert copy count create cut delete deliver design detect divide download
-draw edit enable end estimate export fetch fill find fix flip fold follow format gather generate get give grant guess handle
-hide hire identify import inspect install invite issue join keep launch lend list load locate lock look make mark measure merge
-mix monitor move name notify open order pack paint park pause pay pick place plan plot post prepare press print publish pull
-push query raise rank read record reduce refresh register release remind remove rename rent repair replace reply report request
-reserve reset resize restore return review rotate run save scan schedule search select sell send set share show shuffle sign
-skip sort split start stop store submit switch tag tell test track trade transfer translate trim turn update upload use validate
-verify view visit wash wrap write""".split()
-ADJECTIVES = """active ancient basic blue broad brown calm central clean clever common cool current deep digital direct double
-early easy exact extra final first flat formal fresh front future gentle giant global golden grand great green happy heavy
-hidden high hollow inner internal large last late left light local lower lucky main major minor modern narrow new next noble
-normal old open outer plain primary proud quick rare raw ready recent red remote rich right rough round royal safe secret sharp
-simple single smooth soft solid special square stable steady steep still sunny super third tidy total true upper urban usual
-valid vast virtual warm white whole wide wild wise wooden yellow young""".split()
+@functools.cache
+def base_words():
+    """Nouns, verbs, adjectives, and other forms of common English words, from base/words.txt: a paragraph each."""
+    text = Path(__file__).with_name("base").joinpath("words.txt").read_text(encoding="utf-8")
+    return [paragraph.split() for paragraph in text.split("\n\n")]
+
+
 FILLERS = """well okay so please hello thanks listen maybe now today really just kindly quickly also again soon honestly
 basically actually right hey look anyway friend everyone team sir madam sorry good great fine perfect cheers regards alright
 finally first second meanwhile therefore because since while when if that this these we you they he she it my your our their
@@ -1686,104 +1650,97 @@ def pseudo_word(rng):
 
 
 def base_word(rng, plain=False):
-    """A noun, adjective or verb; one in five (none if `plain`) is a word that nobody has seen."""
-    r = rng.random() * (0.78 if plain else 1)
-    return rng.choice(NOUNS) if r < 0.55 else rng.choice(ADJECTIVES) if r < 0.68 else rng.choice(VERBS) if r < 0.78 else \
-        pseudo_word(rng)
+    """A common English word, mostly a noun; one in ten (none if `plain`) is a word that nobody has seen."""
+    nouns, verbs, adjectives, others = base_words()
+    r = rng.random() * (0.9 if plain else 1)
+    return rng.choice(nouns) if r < 0.55 else rng.choice(adjectives) if r < 0.68 else rng.choice(verbs) if r < 0.75 else \
+        rng.choice(others) if r < 0.9 else pseudo_word(rng)
 
 
-def base_string(rng, easy=False):
-    """Any span: words, names, codes, addresses, in any case; if `easy`, capitalized words and codes only."""
-    r = rng.random() * (0.8 if easy else 1)
-    if r < 0.55:
-        words = [base_word(rng) for _ in range(rng.choice([1, 1, 1, 2, 2] if easy else [1, 1, 1, 2, 2, 3, 4]))]
-        style = rng.random()
-        if easy or style < 0.7:
+def base_string(rng, hard=1.0):
+    """Any span: words, names, codes, addresses, in any case; long and odd ones as often as `hard` (0 to 1) says."""
+    r = rng.random() * (0.84 + 0.16 * hard)
+    if r < 0.6:
+        words = [base_word(rng) for _ in range(rng.choice([1, 1, 1, 2, 2] + [3] * (rng.random() < hard)))]
+        if rng.random() < 0.6:
             words = [w.capitalize() for w in words]
-        elif style < 0.8:
-            words[0] = words[0].capitalize()
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 * hard:
             words[rng.randrange(len(words))] += rng.choice(["'s", "-" + base_word(rng), "!", "?"])
         return " ".join(words)
-    if r < 0.7:
-        return f"{pseudo_word(rng).capitalize()} {pseudo_word(rng).capitalize()}"
-    if r < 0.8:
+    if r < 0.72:
+        return " ".join(pseudo_word(rng).capitalize() for _ in range(rng.randint(1, 2)))
+    if r < 0.84:
         return rng.choice(string.ascii_uppercase) + "".join(rng.choices("0123456789", k=rng.randint(2, 5)))
-    if r < 0.86:
+    if r < 0.88:
         return f"{rng.randint(1, 200)} {base_word(rng).capitalize()} {rng.choice(['Street', 'Road', 'Lane', 'Avenue'])}"
-    if r < 0.9:
+    if r < 0.91:
         return f"{pseudo_word(rng)}@{base_word(rng)}.{rng.choice(['com', 'org', 'net'])}"
     if r < 0.94:
         return f"{base_word(rng)}.{rng.choice(['txt', 'pdf', 'csv', 'png'])}"
     return " ".join(rng.choice(FILLERS) if rng.random() < 0.4 else base_word(rng) for _ in range(rng.randint(3, 6)))
 
 
-BASE_CUES = ["{name} {v}", "{name} of {v}", "with {name} {v}", "{name}: {v}", "the {name} is {v}", "set {name} to {v}",
-             "{name} should be {v}", "{v} as {name}", "{v} for the {name}", "{name} = {v}", "and {name} {v}",
-             "using {v} as the {name}"]
+BASE_CUES = ["{name} {v}", "with {name} {v}", "with the {name} {v}", "{name}: {v}", "the {name} is {v}", "set {name} to {v}",
+             "{name} should be {v}", "{name} = {v}", "and {name} {v}", "{name} of {v}", "whose {name} is {v}",
+             "whose {name} says {v}", "using {v} as the {name}", "put {v} down as {name}"]
 BASE_BOOLS = ["with {n}/without {n}", "{n} on/{n} off", "include {n}/skip {n}", "do {n}/do not {n}", "{n} yes/{n} no",
               "enable {n}/disable {n}"]
 BASE_KINDS = {"word": 9, "int": 4, "float": 1.5, "money": 0.7, "date": 3.5, "time": 3, "bool": 1.5, "enum": 3.5, "list": 1.5,
               "object": 0.7, "unit": 4, "id": 1}
-BASE_FORMS = {"literal": 1.2, "words": 1, "twice": 1, "half": 1, "dozen": 0.7, "unit": 1.6, "long": 1, "ordinal": 1,
+BASE_FORMS = {"literal": 2.5, "words": 1, "twice": 1, "half": 1, "dozen": 0.7, "unit": 1.6, "long": 1, "ordinal": 1,
               "relative": 1, "after": 1, "ampm": 1.2, "spoken": 1.4, "paraphrase": 1.5}
 
 
-def base_param(rng, taken, easy=False):
-    """A random parameter. Its cue shares a word with its name or description, or its type alone must tell."""
+def base_param(rng, taken, hard=1.0):
+    """A random parameter, and where its value stands: by its name, or, as often as `hard` says, by its description."""
     kind = rng.choices(list(BASE_KINDS), BASE_KINDS.values())[0]
-    plain = easy or rng.random() < 0.7
+    plain = rng.random() < 0.9
     noun, other, preposition = base_word(rng, plain), base_word(rng, plain), rng.choice(PREPOSITIONS)
-    name = noun if rng.random() < (0.8 if easy else 0.5) else f"{other}_{noun}"
-    description, cue = "", None
+    name = noun if rng.random() < 0.65 else f"{other}_{noun}"
+    about = " ".join(base_word(rng) for _ in range(rng.choice([0, 1, 1, 2])))
+    description, cue = about, None
     if kind == "word":
         kind = rng.choice(STRINGS)
-    elif kind == "unit":
-        kind = rng.choice(list(UNITS))
-        description = f"in {kind}"
-        if rng.random() < 0.5:
-            name = f"{noun}_{kind}"
-        cue = rng.choice(["for ~", "of ~", "~", "about ~", "~ long", f"{noun} ~", f"~ of {noun}", f"{noun} of ~", f"with {noun} ~"])
     elif kind == "enum":
-        pool = list(PARAPHRASES) if rng.random() < 0.65 else NOUNS
+        pool = list(PARAPHRASES) if rng.random() < 0.65 else base_words()[0]
         kind = f"enum({','.join(rng.sample(pool, rng.randint(2, 4)))})"
     elif kind == "list":
         kind = f"list({rng.choice(['word', 'word', 'int', 'person'])})"
     elif kind == "object":
-        kind = f"object({','.join(f'{key}={rng.choice(STRINGS)}' for key in rng.sample(NOUNS, rng.randint(2, 3)))})"
+        kind = f"object({','.join(f'{key}={rng.choice(STRINGS)}' for key in rng.sample(base_words()[0], rng.randint(2, 3)))})"
     elif kind == "id":
         kind, name = "word", f"{noun}_id"
-    elif kind == "date" and rng.random() < 0.4:
-        name, cue = rng.choice(["date", "day", f"{noun}_date", f"{noun}_day"]), "on ~"
-    elif kind == "time" and rng.random() < 0.4:
-        name, cue = rng.choice(["time", "hour", f"{noun}_time", f"{noun}_hour"]), "at ~"
+    elif kind == "unit":
+        kind = rng.choice(list(UNITS))
+        description = f"{about} in {kind}"
+        name = f"{noun}_{kind}" if rng.random() < 0.5 else name
+        if rng.random() < 0.8 * hard:
+            cue = rng.choice(["for ~", "of ~", "~", "about ~", "~ long", f"{noun} ~", f"{noun} of ~", f"with a {noun} of ~"])
+    elif kind in ("date", "time") and rng.random() < 0.4:
+        noun = kind if rng.random() < 0.5 else noun
+        name = rng.choice([noun, f"{noun}_{kind}", f"{kind}"])
+        cue = ("on ~" if kind == "date" else "at ~") if rng.random() < 0.8 * hard else None
     if name in taken:
-        name += "_" + pseudo_word(rng)
-    words = words_of(name)
-    style = rng.random() * (0.6 if easy else 1)
-    if cue is not None:
-        description = f"{base_word(rng)} {description}" if style < 0.5 else description
-    elif style < 0.35:       # the name's words say where the value belongs
-        cue = rng.choice(BASE_CUES[:6] if easy else BASE_CUES).format(
-            name=words if easy or rng.random() < 0.7 else words.split()[-1], v="~")
-        description += "" if rng.random() < 0.5 else f" {base_word(rng)} {base_word(rng)}"
-    elif style < 0.65:       # the description's words do
-        about = f"{base_word(rng)} {base_word(rng)}" if rng.random() < 0.5 else base_word(rng)
-        description = f"{about} {description}"
-        cue = rng.choice(BASE_CUES).format(name=about, v="~") if rng.random() < 0.6 else f"{preposition} {about.split()[-1]} ~"
-    elif style < 0.9:        # a preposition of the description does
+        name += "_" + rng.choice([other, pseudo_word(rng)])
+    style = rng.random()
+    if cue is None and style < 0.25 * hard:      # a word of the description says where the value stands
+        word = base_word(rng)
+        description = rng.choice([f"{word} {description}", f"{word} to {base_word(rng)}", f"{word} that is {base_word(rng)}",
+                                  f"{word} of the {base_word(rng)}", f"{base_word(rng)} of the {word}"])
+        cue = rng.choice([f"{preposition} {word} ~", f"with the {word} ~", f"{preposition} the {word} ~", f"{word} ~"])
+    elif cue is None and style < 0.5 * hard:     # a preposition of the description does
         a, b = base_word(rng), base_word(rng)
-        description = rng.choice([f"{a}, where {preposition}", f"{preposition} which {a}", f"{preposition} what {a}",
-                                  f"{a} {preposition}", f"{preposition}", f"{a} {b} {preposition} it"]) + " " + description
+        description = rng.choice([f"{a} to {b} {preposition}", f"{a} to {preposition}", f"{a} it is {preposition}",
+                                  f"{a} {preposition}", f"{preposition} which {a}", f"{a}, {preposition} what"])
         cue = f"{preposition} ~"
-    else:                    # only the type does
-        cue = rng.choice(["~", f"{preposition} ~"])
+    elif cue is None and style < 0.6 * hard:     # the last word of the name does
+        cue = rng.choice(BASE_CUES).format(name=words_of(name).split()[-1], v="~")
     if kind == "bool":
-        about = words if rng.random() < 0.6 or not description.strip() else description.split()[0].strip(",")
-        cue = rng.choice(BASE_BOOLS).format(n=about)
+        of = words_of(name) if rng.random() > 0.5 * hard or not description else description.split()[0].strip(",")
+        cue = rng.choice(BASE_BOOLS).format(n=of)
     param = Param(name, kind, " ".join(description.split()), cue, required=rng.random() < 0.65)
     if not param.required and rng.random() < 0.7:
-        param.default, _ = draw(rng, param, "literal", lambda k: base_string(rng), (2026, 1, 1))
+        param.default, _ = draw(rng, param, "literal", lambda k: base_string(rng, hard), (2026, 1, 1))
     return param
 
 
@@ -1800,12 +1757,12 @@ def base_name(rng, words):
     return "_".join(words) + str(rng.randint(1, 9))
 
 
-def base_tools(rng, n, easy=False):
+def base_tools(rng, n, hard=1.0):
     """n random tools; some are near twins; in half of the sets one takes an id that another one returns."""
-    tools = []
+    verbs, tools = base_words()[1], []
     article = lambda: rng.choice(["the ", "a ", "", "my ", "some "])
     while len(tools) < n:
-        verb, noun = rng.choice(VERBS) if easy or rng.random() < 0.9 else pseudo_word(rng), base_word(rng, easy)
+        verb, noun = rng.choice(verbs) if rng.random() < 0.95 else pseudo_word(rng), base_word(rng, rng.random() < 0.8)
         if tools and rng.random() < 0.35:      # a near twin: the same verb or the same noun
             twin = tools[-1].intents[0].split()
             verb, noun = (twin[0], noun) if rng.random() < 0.5 else (verb, twin[-1])
@@ -1813,20 +1770,20 @@ def base_tools(rng, n, easy=False):
         if any(t.name == name for t in tools):
             continue
         params = []
-        for _ in range(rng.choices([0, 1, 2, 3, 4, 5], [0, 4, 4, 2, 0, 0] if easy else [0.3, 3, 4, 3, 1.5, 0.5])[0]):
-            params.append(base_param(rng, [p.name for p in params], easy))
+        for _ in range(rng.choices([0, 1, 2, 3, 4, 5], [0.3, 4, 4, 1 + 2 * hard, 1.5 * hard, 0.5 * hard])[0]):
+            params.append(base_param(rng, [p.name for p in params], hard))
         params.sort(key=lambda p: not p.required)
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
         style = rng.random()
-        if style < 0.5:      # the intent repeats the name
+        if style > 0.3 * hard:      # the intent repeats the name
             description, intent = [verb.capitalize(), *extra, noun], f"{verb} {article()}{noun}"
-        elif style < 0.8:    # the intent repeats the description
+        elif style > 0.12 * hard:   # the intent repeats the description
             description, intent = [a.capitalize(), *extra, b], f"{a} {article()}{b}"
-        else:                # half and half
+        else:                       # half and half
             description = [verb.capitalize(), *extra, b]
             intent = rng.choice([f"{a} {noun}", f"{verb} {b}", f"{verb} {' '.join(extra)} {b}"])
         tools.append(Tool(name, " ".join(description), params, [intent]))
-    if n > 1 and not easy and rng.random() < 0.5:
+    if n > 1 and rng.random() < 0.6 * hard:
         source, sink = rng.sample(tools, 2)
         key = f"{base_word(rng)}_id"
         if all(p.name != key for p in sink.params):
@@ -1838,12 +1795,12 @@ def base_tools(rng, n, easy=False):
 def base_phrasing(rng):
     """Frames drawn word by word, so that no wording can be relied on."""
     def noise(low, high):
-        return " ".join(rng.choice(FILLERS) if rng.random() < 0.95 else base_word(rng) for _ in range(rng.randint(low, high)))
-    opener, closer = noise(0, 4) if rng.random() < 0.75 else "", noise(0, 3) if rng.random() < 0.4 else ""
+        return " ".join(rng.choice(FILLERS) for _ in range(rng.randint(low, high)))
+    opener, closer = noise(0, 4) if rng.random() < 0.7 else "", noise(1, 3) if rng.random() < 0.2 else ""
     first, last = rng.choice(["", "", "", ",", ":", "!", "."]) if opener else "", rng.choice([".", ".", "?", "", "!"])
     middle = rng.choice(["{intent} {cues}"] * 6 + ["{intent} {cues},", "{cues}, {intent}", "{cues}, {intent},", "{intent}: {cues}"])
     return Phrasing([f"{opener}{first} {middle} {closer}{last}"],
-                    [" and ", ", then ", "; ", ". Also ", ", and also ", " and then ", " plus "], BASE_CUES,
+                    [" and ", ", then ", "; ", ". Also ", ", and also ", " and then ", " plus "], rng.sample(BASE_CUES, 4),
                     ["the same {name}", "that {name} again", "the {name} from above", "the same one", "an identical {name}"],
                     ["the usual {name}", "default {name}", "the standard {name}", "{name} as always", "normal {name}"],
                     ["same but {cues}", "again, {cues}", "now {cues}", "repeat it, {cues}", "another one {cues}",
@@ -1920,9 +1877,10 @@ def base_samples(n, sizes, seed):
     """
     samples, wrong, rng = [], [], random.Random(f"base {seed}")
     while len(samples) < n:
-        tools, phrasing = base_tools(rng, rng.choice(sizes)), base_phrasing(rng)
+        hard = rng.random() ** 0.5
+        tools, phrasing = base_tools(rng, rng.choice(sizes), hard), base_phrasing(rng)
         today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
-        wish = make_wish(rng, rng.choice(tools), phrasing, {"literal": 1}, lambda k: base_string(rng), today)
+        wish = make_wish(rng, rng.choice(tools), phrasing, {"literal": 1}, lambda k: base_string(rng, hard), today)
         calls = [Call(wish.tool.name, wish.args)]
         other, grade = corrupt(rng, calls, tools, list(wish.args.values()))
         if grade in ("fair", "acceptable"):
@@ -1934,18 +1892,19 @@ def base_samples(n, sizes, seed):
     return samples, wrong
 
 
-def base_document(rng, easy=False):
+def base_document(rng, hardest=1.0):
     """One training document of the base: a toolset, several conversations about it, and graded answers.
 
-    Easy documents, with one or two small tools and mostly literal values, come first in its training.
-
-    Returns a tree, a list of (text, index of the parent or -1, is it learned?): each conversation is a branch under
+    hardest: 0 for literal values that stand by the names of one or two small tools' parameters, with which training
+    begins; up to 1 for the whole range. Returns a tree, a list of (text, index of the parent or -1, is it learned?): each conversation is a branch under
     the toolset, each graded answer a branch under its conversation.
     """
-    tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6, 7], [4, 4, 0, 0, 0, 0, 0] if easy else [4, 3, 3, 3, 2, 2, 1])[0], easy)
-    form_weights = {**BASE_FORMS, "literal": 12} if easy else BASE_FORMS
+    hard = hardest * rng.random() ** 0.5
+    more = 3 * hard
+    tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6], [3, 3, more, more, more, more])[0], hard)
+    form_weights = {**BASE_FORMS, "literal": BASE_FORMS["literal"] / max(hard, 0.1)}
     today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
-    strings = lambda kind: base_string(rng, easy)
+    strings = lambda kind: base_string(rng, hard)
     segments = [(turn("system", system_text([t.schema() for t in tools], today)), -1, False)]
     source = next((t for t in tools if t.returns), None)
     sink = source and next((t for t in tools if any(p.name == source.returns for p in t.params)), None)
@@ -1969,7 +1928,7 @@ def base_document(rng, easy=False):
         add(grade + END, node, True)
 
     phrasing = base_phrasing(rng)
-    for _ in range(rng.randint(6, 9) if easy else rng.randint(5, 7)):
+    for _ in range(rng.randint(5, 8)):
         phrasing = base_phrasing(rng) if rng.random() < 0.7 else phrasing
         wish = lambda tool, **kw: make_wish(rng, tool, phrasing, form_weights, strings, today, **kw)
         tool, r = rng.choice(tools), rng.random()
@@ -1996,10 +1955,10 @@ def base_document(rng, easy=False):
             add(format_calls([Call(sink.name, {source.returns: value, **wishes[1].args})]) + END, node, True)
         else:
             wishes = [wish(tool)]
-            if r < 0.45:         # parallel calls of one tool
+            if r < 0.3 + 0.15 * hard:     # parallel calls of one tool
                 for _ in range(rng.choice([1, 1, 2, 3])):
                     wishes.append(wish(tool, before=wishes[-1]))
-            elif r < 0.58 and len(tools) > 1:    # parallel calls of several
+            elif r < 0.5 + 0.1 * hard and len(tools) > 1:    # parallel calls of several
                 others = [t for t in tools if t is not tool]
                 wishes += [wish(t) for t in rng.sample(others, min(len(others), rng.choice([1, 1, 2, 3])))]
             calls = [Call(w.tool.name, w.args) for w in wishes]
@@ -2007,7 +1966,7 @@ def base_document(rng, easy=False):
                 continue
             node = add(turn("user", merge_wishes(rng, wishes, phrasing)) + OPEN, 0)
             reply = add(format_calls(calls) + END, node, True)
-            if rng.random() < 0.5:
+            if rng.random() < 0.6:
                 grade(node, calls, wishes)
             if r > 0.92 and wishes[0].args:      # a follow-up that changes one value
                 p = rng.choice([p for p in tool.params if p.name in wishes[0].args])

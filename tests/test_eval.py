@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import eval as evaluation
+import sft
 import synth
 from eval import (ERROR_KINDS, Prompts, decode, evaluate, graded_outcome, interval, judge, paired_interval, print_scores,
                   response_text, score, stop_token, summarize)
@@ -48,6 +49,11 @@ def forward_logps(model, before, ids):
 
 # ---- Decoding -----------------------------------------------------------------------------------------------------
 
+def one_each(found):
+    """The token ids of rows that were decoded once each."""
+    return [ids for (ids, _), in found]
+
+
 def test_greedy_decoding_equals_generate(model, prompts):
     """Token by token, for prompts of different lengths in one batch, some of which end early."""
     model.generation_config.eos_token_id = None
@@ -55,7 +61,7 @@ def test_greedy_decoding_equals_generate(model, prompts):
     for stop_id in (NO_STOP, endless[0][4], endless[5][8]):
         expected = [greedy(model, p, 16, stop_id) if stop_id != NO_STOP else e for p, e in zip(prompts, endless)]
         found = decode(Prompts(model, prompts), range(len(prompts)), [[]] * len(prompts), 16, stop_id)
-        assert [ids for ids, _ in found] == expected
+        assert one_each(found) == expected
     assert len({len(ids) for ids in expected}) > 1
 
 
@@ -63,45 +69,52 @@ def test_decoding_goes_on_behind_prefixes(model, prompts):
     model.generation_config.eos_token_id = None
     index, prefixes = [0, 0, 5, 4, 2, 0], [[9, 8, 7], [], [11], [30, 31, 32, 33, 34, 35, 36], [12, 13], [9, 8]]
     found = decode(Prompts(model, prompts), index, prefixes, 8, NO_STOP)
-    assert [ids for ids, _ in found] == [greedy(model, prompts[i] + prefix, 8) for i, prefix in zip(index, prefixes)]
+    assert one_each(found) == [greedy(model, prompts[i] + prefix, 8) for i, prefix in zip(index, prefixes)]
 
 
-def test_log_probabilities_are_those_of_a_plain_forward_pass(model, prompts):
+@pytest.mark.parametrize("copies", [1, 3])
+def test_log_probabilities_are_those_of_a_plain_forward_pass(model, prompts, copies):
+    """Of every copy, though they share a row: none sees the tokens of another."""
     index, prefixes = [3, 5, 4, 3], [[9, 8], [], [], [10]]
     for temperature in (0, 2.0):  # sampled at a temperature or not: they are the policy's own
-        found = decode(Prompts(model, prompts), index, prefixes, 10, NO_STOP, temperature, torch.Generator().manual_seed(1))
-        for i, prefix, (ids, logps) in zip(index, prefixes, found):
-            assert logps == pytest.approx(forward_logps(model, prompts[i] + prefix, ids), abs=1e-4)
+        found = decode(Prompts(model, prompts), index, prefixes, 10, NO_STOP, copies, temperature, [1, 2, 3, 4])
+        for i, prefix, row in zip(index, prefixes, found):
+            assert len(row) == copies and len({tuple(ids) for ids, _ in row}) == (copies if temperature else 1)
+            for ids, logps in row:
+                assert logps == pytest.approx(forward_logps(model, prompts[i] + prefix, ids), abs=1e-4)
 
 
-def test_the_batch_changes_nothing(model, prompts):
+@pytest.mark.parametrize("copies, temperature", [(1, 0), (3, 1.0)])
+def test_the_batch_changes_nothing(model, prompts, copies, temperature):
     """Alone or together, in one forward pass or in many: the same tokens, the same log-probabilities."""
-    index, prefixes = [0, 1, 5, 5, 2, 4], [[], [9], [8, 7], [], [6, 6, 6], []]
-    stop_id = decode(Prompts(model, prompts), [1], [[]], 8, NO_STOP)[0][0][3]
-    together = decode(Prompts(model, prompts), index, prefixes, 12, stop_id)
-    alone = [decode(Prompts(model, [prompts[i]]), [0], [prefix], 12, stop_id)[0] for i, prefix in zip(index, prefixes)]
-    chunked = decode(Prompts(model, prompts, max_tokens=1), index, prefixes, 12, stop_id, max_tokens=150)
+    index, prefixes, seeds = [0, 1, 5, 5, 2, 4], [[], [9], [8, 7], [], [6, 6, 6], []], [3, 1, 4, 1, 5, 9]
+    stop_id = decode(Prompts(model, prompts), [1], [[]], 8, NO_STOP)[0][0][0][3]
+    settings = dict(copies=copies, temperature=temperature)
+    together = decode(Prompts(model, prompts), index, prefixes, 12, stop_id, seeds=seeds, **settings)
+    alone = [decode(Prompts(model, [prompts[i]]), [0], [prefix], 12, stop_id, seeds=[seed], **settings)[0]
+             for i, prefix, seed in zip(index, prefixes, seeds)]
+    chunked = decode(Prompts(model, prompts, max_tokens=1), index, prefixes, 12, stop_id, seeds=seeds, max_tokens=150, **settings)
     for other in (alone, chunked):
-        assert [ids for ids, _ in other] == [ids for ids, _ in together]
-        for (_, a), (_, b) in zip(other, together):
-            assert a == pytest.approx(b, abs=1e-4)
+        for row, as_row in zip(other, together):
+            for (ids, logps), (as_ids, as_logps) in zip(row, as_row, strict=True):
+                assert ids == as_ids and logps == pytest.approx(as_logps, abs=1e-4)
 
 
 def test_a_cache_serves_many_calls(model, prompts):
     """Decoding does not write into the prompts' cache."""
     cached = Prompts(model, prompts)
     first = decode(cached, [0, 1, 0], [[], [9], [8]], 6, NO_STOP)
-    decode(cached, [1, 0], [[7, 7], []], 9, NO_STOP)
+    decode(cached, [1, 0], [[7, 7], []], 9, NO_STOP, copies=2)
     assert decode(cached, [0, 1, 0], [[], [9], [8]], 6, NO_STOP) == first
 
 
 def test_finished_rows_leave_the_batch(model, prompts):
     cached, widths = Prompts(model, prompts), []
-    endless = [ids for ids, _ in decode(cached, range(7), [[]] * 7, 16, NO_STOP)]
+    endless = one_each(decode(cached, range(7), [[]] * 7, 16, NO_STOP))
     stop_id = max({t for ids in endless for t in ids[:8]}, key=lambda t: sum(t in ids[:8] for ids in endless))
     model.base_model.register_forward_pre_hook(lambda module, args, kwargs: widths.append(len(kwargs["input_ids"])),
                                                with_kwargs=True)
-    found = [ids for ids, _ in decode(cached, range(7), [[]] * 7, 16, stop_id)]
+    found = one_each(decode(cached, range(7), [[]] * 7, 16, stop_id))
     assert found == [ids[:ids.index(stop_id) + 1] if stop_id in ids else ids for ids in endless]
     ended = sum(stop_id in ids for ids in found)
     if ended >= 2:
@@ -113,32 +126,43 @@ def test_finished_rows_leave_the_batch(model, prompts):
 
 def test_sampling_follows_the_policys_distribution(qwen2):
     prompt, n = [7, 8, 9], 1500
-    sampled = decode(Prompts(qwen2, [prompt]), [0] * n, [[]] * n, 1, NO_STOP, 0.7, torch.Generator().manual_seed(0))
+    sampled, = decode(Prompts(qwen2, [prompt]), [0], [[]], 1, NO_STOP, n, 0.7, [0])
     with torch.no_grad():
         p = torch.softmax(qwen2(torch.tensor([prompt])).logits[0, -1] / 0.7, -1)
     found = torch.bincount(torch.tensor([ids[0] for ids, _ in sampled]), minlength=len(p)) / n
     top = p.argsort(descending=True)[:5]
     assert ((found[top] - p[top]).abs() < 4.5 * (p[top] * (1 - p[top]) / n).sqrt()).all()
-    again = decode(Prompts(qwen2, [prompt]), [0] * 50, [[]] * 50, 3, NO_STOP, 0.7, torch.Generator().manual_seed(0))
-    assert again == decode(Prompts(qwen2, [prompt]), [0] * 50, [[]] * 50, 3, NO_STOP, 0.7, torch.Generator().manual_seed(0))
+    first, again, other = (decode(Prompts(qwen2, [prompt]), [0], [[]], 3, NO_STOP, 50, 0.7, [seed]) for seed in (0, 0, 1))
+    assert first == again != other
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("max_tokens", [65536, 60])
 def test_score_equals_a_plain_forward_pass(model, prompts, max_tokens):
-    index, prefixes, tails, choices = [1, 5, 4, 1], [[9, 8], [], [7], []], [[20], [21, 22, 23], [24], [25, 26]], [30, 40, 50]
-    logps, grades = score(Prompts(model, prompts), index, prefixes, tails, choices, max_tokens)
-    for i, prefix, tail, found, grade in zip(index, prefixes, tails, logps, grades):
-        assert found == pytest.approx(forward_logps(model, prompts[i], prefix + tail), abs=1e-4)
-        last = model(torch.tensor([prompts[i] + prefix + tail])).logits[0, -1]
-        assert grade == pytest.approx(torch.softmax(last[choices], -1).tolist(), abs=1e-5)
-    assert score(Prompts(model, prompts), index, prefixes, tails, [])[1] == []
+    """Every learned segment of trees that branch, and what could stand in its place."""
+    index, choices, cached = [1, 5, 4, 1], [30, 40, 50], Prompts(model, prompts)
+    roots = [[([cached.last[i], *prefix], -1, False)] for i, prefix in zip(index, ([9, 8], [], [7], []))]
+    trees = [[*root, ([20, 21], 0, True), ([22], 1, False), ([23, 24, 25], 2, True), ([26], 0, True)] for root in roots]
+    for i, tree, found in zip(index, trees, score(cached, index, trees, choices, max_tokens), strict=True):
+        before = prompts[i] + tree[0][0][1:]
+        paths = [(before, [20, 21]), (before + [20, 21, 22], [23, 24, 25]), (before, [26])]
+        for (path, ids), (logps, shares) in zip(paths, found, strict=True):
+            assert logps == pytest.approx(forward_logps(model, path, ids), abs=1e-4)
+            last = model(torch.tensor([path])).logits[0, -1]
+            assert shares == pytest.approx(torch.softmax(last[choices], -1).tolist(), abs=1e-5)
+
+
+def test_tokens_are_counted(qwen2, prompts):
+    cached = Prompts(qwen2, prompts[:2])
+    before = sft.TOKENS.copy()
+    found = decode(cached, [0, 1], [[7, 8], []], 5, NO_STOP, 2, 1.0, [1, 2])
+    assert sft.TOKENS - before == {"scored": 4, "decoded": sum(len(ids) for row in found for ids, _ in row)}
 
 
 def test_reduced_precision_decodes_too(qwen2, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     found = decode(Prompts(qwen2, [[7, 8, 9], [10]]), [0, 1, 1], [[], [6], []], 5, NO_STOP)
-    assert all(len(ids) == 5 and all(map(math.isfinite, logps)) for ids, logps in found)
+    assert all(len(ids) == 5 and all(map(math.isfinite, logps)) for (ids, logps), in found)
 
 
 def test_stop_token_and_response_text(tokenizer, chatml, samples):
@@ -261,14 +285,17 @@ def test_a_model_is_evaluated(model, tokenizer, samples):
     records = evaluate(model, tokenizer, samples[:5], max_new=8)
     assert [r["id"] for r in records] == [s.id for s in samples[:5]]
     for r, s in zip(records, samples):
-        ids, _ = decode(Prompts(model, [synth.prompt_ids(tokenizer, s)]), [0], [[]], 8, stop_token(tokenizer))[0]
+        (ids, _), = decode(Prompts(model, [synth.prompt_ids(tokenizer, s)]), [0], [[]], 8, stop_token(tokenizer))[0]
         assert r["response"] == response_text(tokenizer, ids, stop_token(tokenizer))
         assert r["error"] == judge(s, r["response"]) and r["correct"] == (r["error"] is None)
 
 
 def test_copies_of_an_answer_stand_side_by_side(qwen2, tokenizer, samples):
     texts = evaluation.answer(qwen2, tokenizer, samples[:3], 6, copies=2)
-    assert texts[::2] == texts[1::2] == evaluation.answer(qwen2, tokenizer, samples[:3], 6)
+    once = evaluation.answer(qwen2, tokenizer, samples[:3], 6, max_tokens=1)     # sample by sample
+    assert [[a, a] for a, in once] == texts
+    first, again, other = (evaluation.answer(qwen2, tokenizer, samples[:3], 6, 1.0, seed, 2) for seed in (0, 0, 1))
+    assert first == again != other and first[0][0] != first[0][1]
 
 
 # ---- The command --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import mcts
 import synth
 from conftest import tiny
-from eval import graded_outcome, response_text, stop_token
+from eval import Prompts, graded_outcome, response_text, stop_token
 from mcts import (Node, SearchConfig, Tree, backup, cut_steps, preference_pairs, puct, read_trees, search, select, show,
                   step_ends, write_trees)
 from synth import Call, Sample, format_calls
@@ -169,9 +169,14 @@ def test_what_a_tree_holds(model, tokenizer, few, monkeypatch):
 
     def record(prompts, index, prefixes, *args):
         found = decode(prompts, index, prefixes, *args)
-        decoded.extend((tuple(prompts_of[i]), tuple(prefix + ids)) for i, prefix, (ids, _) in zip(index, prefixes, found))
+        decoded.extend((asked[i], tuple(prefix + ids)) for i, prefix, row in zip(index, prefixes, found) for ids, _ in row)
         return found
-    prompts_of = [synth.prompt_ids(tokenizer, s) for s in few]
+
+    def remember(model, prompts):
+        asked[:] = map(tuple, prompts)
+        return Prompts(model, prompts)
+    asked, prompts_of = [], [synth.prompt_ids(tokenizer, s) for s in few]
+    monkeypatch.setattr(mcts, "Prompts", remember)
     monkeypatch.setattr(mcts, "decode", record)
     trees = search(model, tokenizer, few, CFG, seed=1, progress=False)
     stop_id = stop_token(tokenizer)
@@ -220,10 +225,14 @@ def test_the_same_seed_gives_the_same_trees(qwen2, tokenizer, few):
 
 @pytest.mark.parametrize("self_eval", [0.0, 0.5])
 def test_trees_do_not_know_of_each_other(model, tokenizer, few, self_eval):
-    """Searched one by one or all together: near temperature 0, where nothing is left to chance, the same trees."""
-    cfg = replace(CFG, temperature=1e-6, self_eval=self_eval)
+    """Searched one by one, two by two, or all together: the same trees."""
+    cfg = replace(CFG, self_eval=self_eval)
     together = search(model, tokenizer, few, cfg, progress=False)
-    alone = search(model, tokenizer, few, replace(cfg, trees_in_flight=1), progress=False)
+    room = max(mcts.tokens_in_flight(tree, cfg) for tree in together)
+    with pytest.raises(ValueError, match=rf"max_tokens_in_flight 100 is too little for the sample \S+, whose search needs"):
+        search(model, tokenizer, few, replace(cfg, max_tokens_in_flight=100), progress=False)
+    alone = [t for n in (1, 2) for t in search(model, tokenizer, few, replace(cfg, max_tokens_in_flight=n * room), progress=False)]
+    together += together
     for a, b in zip(together, alone):
         assert [(n.ids, n.parent, n.children, n.visits, n.final) for n in a.nodes] == [
             (n.ids, n.parent, n.children, n.visits, n.final) for n in b.nodes]

@@ -111,12 +111,12 @@ def test_pack_is_first_fit(sizes):
 
 
 def test_the_bases_documents_become_trees_that_fit_a_row(tokenizer):
-    for _, tree in itertools.islice(sft.base_trees(tokenizer, "test"), 20):
-        assert tree_tokens(tree) <= sft.BASE_ROW and tree[-1][2] and any(learned for _, _, learned in tree)
+    for i, tree in itertools.islice(sft.base_trees(tokenizer, "test", 7990), 20):
+        assert tree_tokens(tree) <= sft.base_row(i) and tree[-1][2] and any(learned for _, _, learned in tree)
         assert all(ids and -1 <= parent < i for i, (ids, parent, _) in enumerate(tree))
     first = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
     again = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
-    assert all(map(torch.equal, first, again)) and first[0].shape[0] == sft.BASE_ROWS
+    assert all(map(torch.equal, first, again)) and first[0].shape[0] == sft.BASE_TOKENS // sft.base_row(0)
 
 
 # ---- Scores of samples --------------------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_a_new_base_can_copy():
 
 def test_base_training_writes_a_checkpoint_and_goes_on_from_its_state(tmp_path, tokenizer, capsys, monkeypatch):
     tokenizer.save_pretrained(tmp_path)
-    monkeypatch.setattr(sft, "BASE_ROWS", 2)
+    monkeypatch.setattr(sft, "BASE_TOKENS", 640)
     steps, save = [], sft.save_file
 
     def interrupt(state, path):
