@@ -1767,7 +1767,7 @@ def base_tools(rng, n, hard=1.0):
             twin = tools[-1].intents[0].split()
             verb, noun = (twin[0], noun) if rng.random() < 0.5 else (verb, twin[-1])
         name = base_name(rng, [verb, noun] if rng.random() < 0.65 else [verb, base_word(rng), noun])
-        if any(t.name == name for t in tools):
+        if name in TOOLS or any(t.name == name for t in tools):      # the world's own stay unseen
             continue
         params = []
         for _ in range(rng.choices([0, 1, 2, 3, 4, 5], [0.3, 4, 4, 1 + 2 * hard, 1.5 * hard, 0.5 * hard])[0]):
