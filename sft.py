@@ -458,7 +458,7 @@ class SFTConfig:
     device: str = "auto"             # auto, cpu, cuda, mps
     skip_bad: bool = False           # leave out records that cannot be used, and count them
     from_scratch: bool = False       # train the embedded base itself; the settings below are for that
-    base_tokens: float = 15e6        # tokens to train on
+    base_tokens: float = 13e6        # tokens to train on
     base_seed: int = 0
 
 
@@ -695,8 +695,7 @@ def base_accuracy(model, batches):
 def train_base(cfg):
     """The embedded model: a Llama of 3.5 million parameters that learns to read schemas, on random tools only.
 
-    Muon for the matrices, AdamW for embeddings and norms; constant learning rate, then linear to zero over the
-    second half. State is saved every few minutes; the same command goes on from there.
+    Muon for the matrices, AdamW for embeddings and norms; learning rates fall linearly to zero. State is saved every few minutes; the same command goes on from there.
     """
     out, device = Path(cfg.out), pick_device(cfg.device)
     state_file, tokens_seen, step, document = out / "state.safetensors", 0, 0, 0
@@ -744,7 +743,7 @@ def train_base(cfg):
     stream = base_batches(tokenizer, f"train-{cfg.base_seed}" if cfg.base_seed else "train", document)
     bar, saved, losses = tqdm(total=int(cfg.base_tokens), initial=tokens_seen, unit="tok", unit_scale=True), time.time(), []
     while tokens_seen < cfg.base_tokens:
-        factor = min(1, (step + 1) / 100) * min(1, (1 - tokens_seen / cfg.base_tokens) / 0.5 + 0.01)
+        factor = min(1, (step + 1) / 100) * max(0.01, 1 - tokens_seen / cfg.base_tokens)
         for optimizer, lr in ((muon, 0.004), (adamw, 1e-3)):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor

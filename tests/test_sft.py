@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -117,6 +117,20 @@ def test_the_bases_documents_become_trees_that_fit_a_row(tokenizer):
     first = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
     again = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
     assert all(map(torch.equal, first, again)) and first[0].shape[0] == sft.BASE_TOKENS // sft.base_row(0)
+
+
+@given(st.text(st.one_of(st.sampled_from(" _aAbBéÉ(,.\"=0\n"), st.characters(codec="utf-8", exclude_characters=sft.UPPER))))
+@example(" a  B_c (D)=5pm")
+def test_the_bases_tokenizer_gives_every_text_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_a_word_is_the_same_token_wherever_it_stands(tokenizer):
+    ids = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    song = ids(".song")[1:]
+    for text in ("the song", "play_song", "song: song", "[play_song(song=", "aSong", ". Song", '["Song', ", song"):
+        found = ids(". " + text)
+        assert song in [found[i:i + len(song)] for i in range(len(found))], text
 
 
 # ---- Scores of samples --------------------------------------------------------------------------------------------
