@@ -458,7 +458,7 @@ class SFTConfig:
     device: str = "auto"             # auto, cpu, cuda, mps
     skip_bad: bool = False           # leave out records that cannot be used, and count them
     from_scratch: bool = False       # train the embedded base itself; the settings below are for that
-    base_tokens: float = 13e6        # tokens to train on
+    base_tokens: float = 12.5e6        # tokens to train on
     base_seed: int = 0
 
 

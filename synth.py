@@ -1642,7 +1642,13 @@ PREPOSITIONS = "from to on at in for by with of about near under over until afte
 
 
 def pseudo_word(rng):
-    """A word that nobody has seen: it can only be copied."""
+    """A word that nobody has seen: it can only be copied. Syllables, or the beginning of one word and the end of another.
+
+    The latter are cut into all the pieces that the tokenizer has, so that a name such as Samuel can be copied too.
+    """
+    if rng.random() < 0.7:
+        first, last = rng.choice(rng.choice(base_words())), rng.choice(rng.choice(base_words()))
+        return first[:rng.randint(2, 5)] + last[-rng.randint(1, 5):]
     onsets = "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl gr kn pl pr sh sl sp st str th tr".split()
     vowels = "a e i o u a e i o ai ea ee io oa oo ou".split()
     codas = ["", "", "n", "r", "s", "l", "m", "t", "nd", "ck", "x", "rk", "st"]
@@ -1650,11 +1656,11 @@ def pseudo_word(rng):
 
 
 def base_word(rng, plain=False):
-    """A common English word, mostly a noun; one in ten (none if `plain`) is a word that nobody has seen."""
+    """A common English word, mostly a noun; one in five (none if `plain`) is a word that nobody has seen."""
     nouns, verbs, adjectives, others = base_words()
-    r = rng.random() * (0.9 if plain else 1)
-    return rng.choice(nouns) if r < 0.55 else rng.choice(adjectives) if r < 0.68 else rng.choice(verbs) if r < 0.75 else \
-        rng.choice(others) if r < 0.9 else pseudo_word(rng)
+    r = rng.random() * (0.8 if plain else 1)
+    return rng.choice(nouns) if r < 0.5 else rng.choice(adjectives) if r < 0.6 else rng.choice(verbs) if r < 0.67 else \
+        rng.choice(others) if r < 0.8 else pseudo_word(rng)
 
 
 def base_string(rng, hard=1.0):
@@ -1667,7 +1673,7 @@ def base_string(rng, hard=1.0):
         if rng.random() < 0.1 * hard:
             words[rng.randrange(len(words))] += rng.choice(["'s", "-" + base_word(rng), "!", "?"])
         return " ".join(words)
-    if r < 0.72:
+    if r < 0.74:
         return " ".join(pseudo_word(rng).capitalize() for _ in range(rng.randint(1, 2)))
     if r < 0.84:
         return rng.choice(string.ascii_uppercase) + "".join(rng.choices("0123456789", k=rng.randint(2, 5)))
@@ -1746,12 +1752,14 @@ def base_param(rng, taken, hard=1.0):
 
 def base_name(rng, words):
     style = rng.random()
-    if style < 0.62:
+    if style < 0.55:
         return "_".join(words)
-    if style < 0.74:
+    if style < 0.67:
         return words[0] + "".join(w.capitalize() for w in words[1:])
-    if style < 0.92:
+    if style < 0.77:
         return words[0] + "." + "_".join(words[1:])
+    if style < 0.92:
+        return base_word(rng) + "." + "_".join(words)
     if style < 0.96:
         return " ".join(w.capitalize() for w in words)
     return "_".join(words) + str(rng.randint(1, 9))
@@ -1775,9 +1783,9 @@ def base_tools(rng, n, hard=1.0):
         params.sort(key=lambda p: not p.required)
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
         style = rng.random()
-        if style > 0.3 * hard:      # the intent repeats the name
+        if style > 0.45 * hard:     # the intent repeats the name
             description, intent = [verb.capitalize(), *extra, noun], f"{verb} {article()}{noun}"
-        elif style > 0.12 * hard:   # the intent repeats the description
+        elif style > 0.2 * hard:    # the intent repeats the description
             description, intent = [a.capitalize(), *extra, b], f"{a} {article()}{b}"
         else:                       # half and half
             description = [verb.capitalize(), *extra, b]
