@@ -191,11 +191,10 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     trees = [Tree(s, synth.prompt_ids(tokenizer, s), [Node(-1, [], "")]) for s in samples]
     order = sorted(range(len(trees)), key=lambda i: len(trees[i].prompt))
     bar = tqdm(total=len(samples) * cfg.simulations, desc="search", disable=not progress, leave=False)
+    if order and (room := tokens_in_flight(trees[order[-1]], cfg)) > cfg.max_tokens_in_flight:
+        raise ValueError(f"--max_tokens_in_flight {cfg.max_tokens_in_flight} is too little for the sample "
+                         f"{trees[order[-1]].sample.id}, whose search needs {room}")
     while order:
-        room = tokens_in_flight(trees[order[0]], cfg)
-        if room > cfg.max_tokens_in_flight:
-            raise ValueError(f"--max_tokens_in_flight {cfg.max_tokens_in_flight} is too little for the sample "
-                             f"{trees[order[0]].sample.id}, whose search needs {room}")
         n = 1
         while n < len(order) and (n + 1) * tokens_in_flight(trees[order[n]], cfg) <= cfg.max_tokens_in_flight:
             n += 1
