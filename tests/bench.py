@@ -43,6 +43,7 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser, LlamaConfig, Qwen2Config
+from transformers.trainer_callback import PrinterCallback
 
 import dpo
 import mcts
@@ -344,11 +345,14 @@ def preference_baseline(cfg, batch, path="", most=0, limit=0, shape=""):
         while True:
             model, tokenizer = load(cfg, shape)
             run += 1     # in the data, or the second run would find the first one's reference log-probabilities cached
-            trainer = Trainer(model, args=trl.DPOConfig(
-                **trainer_settings(device, batch, settings.pref_lr, settings.pref_warmup, epochs, folder), beta=settings.beta,
-                precompute_ref_log_probs=True, remove_unused_columns=False), train_dataset=datasets.Dataset.from_list([{**row, "run": run} for row in rows]),
+            trainer = Trainer(
+                model, args=trl.DPOConfig(
+                    **trainer_settings(device, batch, settings.pref_lr, settings.pref_warmup, epochs, folder),
+                    beta=settings.beta, precompute_ref_log_probs=True, remove_unused_columns=False),
+                train_dataset=datasets.Dataset.from_list([{**row, "run": run} for row in rows]),
                 processing_class=tokenizer, peft_config=peft_config(cfg))
             trainer.ready = True
+            trainer.remove_callback(PrinterCallback)
             yield
             trainer.train_dataset = trainer._precompute_ref_logps(trainer.train_dataset, "train", batch)
             trainer.train()
@@ -401,6 +405,7 @@ def sft_baseline(cfg, batch, packing, limit=0, shape=""):
             trainer = trl.SFTTrainer(
                 model, args=trl.SFTConfig(**shared, completion_only_loss=True, packing=packing),
                 train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, peft_config=peft_config(cfg))
+            trainer.remove_callback(PrinterCallback)
             yield
             trainer.train()
             sft.count_tokens("trained", tokens)
@@ -876,8 +881,7 @@ def plot(curves, path):
                     axes[row][column].plot([p["x"] for p in points], values, style, ms=4, label=name)
         axes[0][column].set_title(title, fontsize=10)
         axes[1][column].set(xlabel=label, ylim=(0, None))
-        axes[0][column].set(xscale="log", ylim=(0, None))
-    axes[0][1].set(yscale="log", ylim=(None, None))
+        axes[0][column].set(xscale="log", **({"yscale": "log"} if curve == "prompt" else {"ylim": (0, None)}))
     axes[0][1].legend(fontsize=8)
     axes[1][0].set_ylabel("GiB")
     figure.savefig(path, dpi=90)

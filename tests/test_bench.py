@@ -140,7 +140,7 @@ def test_trls_trainers_do_the_same_work(saved, tmp_path):
 
 def test_the_command_prints_a_table_and_writes_what_it_measured(saved, tmp_path, capsys):
     out = tmp_path / "bench.jsonl"
-    bench.main(["--parts", "decode", "--model", str(saved), "--device", "cpu", "--threads", "1", "--n", "4", "--batch", "2",
+    bench.main(["--parts", "decode", "--model", str(saved), "--device", "cpu", "--n", "4", "--batch", "2",
                 "--repeats", "1", "--warmup", "0", "--out", str(out)])
     text = capsys.readouterr().out
     assert "| decode" in text and "of 4 responses the same" in text
