@@ -69,7 +69,7 @@ class Tree:
     right: list = field(default_factory=list)     # token ids of one right response that the search found, if any
     samples: int = 0                 # whole responses sampled, from the root
     hits: int = 0                    # of them right
-    finished: list = field(default_factory=list)  # (text, whether it is right) of every response that was sampled
+    finished: list = field(default_factory=list)  # [text, is it right?] of every response that was sampled
 
     def path(self, node):
         """Indices from the first step to `node`; the root is left out."""
@@ -273,7 +273,7 @@ def outcome_of(tree, leaf, ids, cfg, tokenizer, stop_id):
     tree.hits += leaf == 0 and outcome == 1.0
     if outcome == 1.0 and not tree.right:
         tree.right = ids
-    tree.finished.append((text, outcome == 1.0))
+    tree.finished.append([text, outcome == 1.0])
     return {"graded": outcome, "exact": 1.0 if outcome == 1.0 else -1.0, "none": 0.0}[cfg.outcome]
 
 
