@@ -520,7 +520,7 @@ def all_arms(settings):
     ]
 
 
-QUICK = {"n": 64, "n_test": 24, "iters": 2, "simulations": 3, "max_new": 48, "pref_epochs": 1}
+QUICK = {"n": 32, "n_test": 12, "iters": 2, "simulations": 3, "max_new": 48, "pref_epochs": 1}
 
 
 def main(argv=None):
