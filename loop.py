@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,9 +27,9 @@ from transformers import HfArgumentParser
 import synth
 from dpo import DPOConfig, optimize, paired_tree
 from eval import ERROR_KINDS, evaluate, interval, paired_interval, summarize
-from mcts import SearchConfig, preference_pairs, read_trees, search, show, write_trees
-from sft import (SFTConfig, add_lora, context_length, load_lora, load_model, load_training_set, merge_lora, perplexities, run,
-                 save_lora, save_model, split_too_long, unmerge_lora, warm_up)
+from mcts import Node, SearchConfig, Tree, preference_pairs, read_trees, search, show, write_trees
+from sft import (TOKENS, SFTConfig, add_lora, context_length, load_lora, load_model, load_training_set, merge_lora,
+                 perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
 
 VALUE_ERRORS = ("wrong value", "wrong type", "missing parameter", "unexpected parameter")
 
@@ -39,6 +40,7 @@ class LoopConfig(SFTConfig):
     iters: int = 3                   # rounds of the second stage
     buffer: float = 0.5              # share of the training set in the replay buffer (the paper's)
     pick: float = 0.2                # share of the buffer picked in a round (the paper: 0.1, the released script: 0.3)
+    replay: float = 0.0              # original samples whose targets are trained on beside the trees, as a share of them
     n_test: int = 800                # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out
     test_share: float = 0.2          # with --data: share of its samples that is held out for scoring
@@ -49,25 +51,34 @@ class LoopConfig(SFTConfig):
 # ---------------------------------------------------------------------------------------------
 
 
-def pick_complex(model, tokenizer, buffer, share):
+def pick_complex(model, tokenizer, buffer, share, hardness=perplexities):
     """The samples whose target has the highest perplexity under the policy (paper.md, 2a), hardest first.
 
     As the released script does, the share is taken among samples with and without a call apart, so that neither kind
-    vanishes.
+    vanishes. hardness: another measure to pick by, for comparison.
     """
-    h, picked = perplexities(model, tokenizer, buffer, progress=True), []
+    h, picked = hardness(model, tokenizer, buffer, progress=True), []
     for with_call in (True, False):
         part = [i for i, sample in enumerate(buffer) if (sample.calls is not None) == with_call]
         picked += sorted(part, key=lambda i: -h[i])[:round(share * len(part))]
     return [buffer[i] for i in sorted(picked, key=lambda i: -h[i])]
 
 
-def score(model, tokenizer, test, folder, name, started):
-    """Greedy accuracy on the held-out set, written to `folder`: responses, and the row for metrics.jsonl."""
+def original(tokenizer, sample):
+    """A sample as an update wants it: a tree that is nothing but the prompt and its target."""
+    return paired_tree(Tree(sample, synth.prompt_ids(tokenizer, sample), [Node(-1, [], "")], synth.target_ids(tokenizer, sample)), [])
+
+
+def score(model, tokenizer, test, folder, name, started, before):
+    """Greedy accuracy on the held-out set, written to `folder`: responses, and the row for metrics.jsonl.
+
+    started, before: the clock and the token counts when the stage began; what scoring takes itself is not counted.
+    """
+    tokens = {kind: TOKENS[kind] - before[kind] for kind in ("trained", "decoded", "scored")}
     merge_lora(model)
     records = evaluate(model, tokenizer, test, progress=True)
     unmerge_lora(model)
-    row = {"model": name, **summarize(records), "seconds": round(time.time() - started, 1)}
+    row = {"model": name, **summarize(records), "tokens": tokens, "seconds": round(time.time() - started, 1)}
     (folder / "responses.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
     (folder / "scores.json").write_text(json.dumps(row) + "\n", encoding="utf-8")
     print(f"{name}: {row['accuracy']:.1f}% of {row['n']} held-out samples right (easy {row['easy']:.1f}, medium "
@@ -86,6 +97,7 @@ def stage(folder):
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
+    shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 
 
@@ -122,6 +134,8 @@ def check_sizes(cfg, search_cfg, pref_cfg):
             raise ValueError(f"--{name} has to be above 0 and at most 1 (got {value})")
     if search_cfg.temperature <= 0:
         raise ValueError(f"--temperature has to be above 0: search needs different samples (got {search_cfg.temperature})")
+    if cfg.replay < 0 or cfg.replay and not pref_cfg.sft_weight:
+        raise ValueError(f"--replay is at least 0, and above it needs --sft_weight (got {cfg.replay}, {pref_cfg.sft_weight})")
     if cfg.eval_split not in ("test", "val"):
         raise ValueError(f"--eval_split is test or val (got {cfg.eval_split})")
 
@@ -220,7 +234,8 @@ td:first-child,th:first-child{{text-align:left}} pre{{overflow-x:auto;font-size:
 # ---------------------------------------------------------------------------------------------
 
 
-def main(argv=None):
+def main(argv=None, hardness=perplexities, search=search):
+    """The method. hardness, search: other ways to pick samples and to grow trees, to compare it with."""
     cfg, search_cfg, pref_cfg = HfArgumentParser((LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(argv)
     check_sizes(cfg, search_cfg, pref_cfg)
     out = Path(cfg.out)
@@ -238,16 +253,16 @@ def main(argv=None):
     add_lora(model, cfg.rank, cfg.alpha, cfg.dropout, cfg.targets)     # B is zero: the policy is the base
     if not (out / "base").exists():
         with stage(out / "base") as folder:
-            score(model, tokenizer, test, folder, "base", time.time())
+            score(model, tokenizer, test, folder, "base", time.time(), Counter(TOKENS))
 
     # Stage 1: warm-up SFT on the whole training set, easy to hard
     if not (out / "warmup").exists():
         with stage(out / "warmup") as folder:
-            started = time.time()
+            started, before = time.time(), Counter(TOKENS)
             losses = warm_up(model, tokenizer, train, cfg)
             print(f"warm-up: {len(train)} samples, {len(losses)} updates, {time.time() - started:.0f} s")
             save_lora(model, folder)
-            score(model, tokenizer, test, folder, "warm-up", started)
+            score(model, tokenizer, test, folder, "warm-up", started, before)
     load_lora(model, out / "warmup")
 
     # Stage 2: a replay buffer, then rounds
@@ -255,10 +270,10 @@ def main(argv=None):
     for i in range(1, cfg.iters + 1):
         if not (out / f"iter{i}").exists():
             with stage(out / f"iter{i}") as folder:
-                started = time.time()
+                started, before = time.time(), Counter(TOKENS)
                 torch.manual_seed(1000 * cfg.seed + i)
                 merge_lora(model)
-                picked = pick_complex(model, tokenizer, buffer, cfg.pick)
+                picked = pick_complex(model, tokenizer, buffer, cfg.pick, hardness)
                 seconds = {"pick": time.time() - started}
 
                 begun = time.time()
@@ -278,6 +293,8 @@ def main(argv=None):
                     for tree, found in zip(trees, pairs):
                         f.writelines(json.dumps({"sample": tree.sample.id, "chosen": c, "rejected": r}) + "\n" for c, r in found)
 
+                replayed = random.Random(1000 * cfg.seed + i).sample(train, min(len(train), round(cfg.replay * len(trees))))
+                paired += [original(tokenizer, sample) for sample in replayed]
                 begun = time.time()
                 if any(pairs):
                     log = optimize(model, tokenizer, paired, pref_cfg, seed=1000 * cfg.seed + i)
@@ -291,15 +308,14 @@ def main(argv=None):
 
                 save_lora(model, folder)
                 begun = time.time()
-                score(model, tokenizer, test, folder, f"round {i}", started)
+                score(model, tokenizer, test, folder, f"round {i}", started, before)
                 seconds["score"] = time.time() - begun
                 print(f"round {i}: " + ", ".join(f"{part} {s:.0f} s" for part, s in seconds.items()))
         load_lora(model, out / f"iter{i}")
 
     # What came of it
-    if not (out / "final").exists():
-        with stage(out / "final") as folder:
-            save_model(model, tokenizer, folder)
+    with stage(out / "final") as folder:      # anew: a finished run may have been taken further
+        save_model(model, tokenizer, folder)
     (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in read_rows(out, cfg.iters)), encoding="utf-8")
     write_report(out, cfg.iters, sample_trees(out, cfg.iters, search_cfg))
     print_table(out, cfg.iters)

@@ -33,7 +33,7 @@ class SearchConfig:
     length_power: float = 1.25       # prior = exp(sum log p / length^power), the ancestor's
     gamma: float = 1.0               # discount of V in the backup
     self_eval: float = 0.5           # weight of C, the policy's own grade, in R = O + C; 0: none
-    outcome: str = "graded"          # O of a finished response: graded, or exact (+1, -1)
+    outcome: str = "graded"          # O of a finished response: graded, exact (+1, -1), or none: R = C alone
     target_step: bool = True         # the target's own step is a candidate where sampling did not find it
     max_new: int = 96                # tokens a response may have
     min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
@@ -69,6 +69,7 @@ class Tree:
     right: list = field(default_factory=list)     # token ids of one right response that the search found, if any
     samples: int = 0                 # whole responses sampled, from the root
     hits: int = 0                    # of them right
+    finished: list = field(default_factory=list)  # [text, is it right?] of every response that was sampled
 
     def path(self, node):
         """Indices from the first step to `node`; the root is left out."""
@@ -188,6 +189,8 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     As many trees are in flight as `max_tokens_in_flight` allows, those with prompts of like length together. What a
     tree samples depends on the seed and its own number only, not on which trees are searched beside it.
     """
+    if cfg.outcome not in ("graded", "exact", "none"):
+        raise ValueError(f"--outcome is graded, exact or none (got {cfg.outcome})")
     trees = [Tree(s, synth.prompt_ids(tokenizer, s), [Node(-1, [], "")]) for s in samples]
     order = sorted(range(len(trees)), key=lambda i: len(trees[i].prompt))
     bar = tqdm(total=len(samples) * cfg.simulations, desc="search", disable=not progress, leave=False)
@@ -244,7 +247,8 @@ def expand(tree, leaf, responses, due, tokenizer, cfg, stop_id):
         found.setdefault(tuple(step), []).append((outcome, sum(logps[:len(step)])))
     if cfg.target_step and [tree.nodes[c].ids for c in path] == due[:len(path)] and len(path) < len(due):
         step = due[len(path)] if len(path) + 1 < cfg.depth else [t for s in due[len(path):] for t in s]
-        found.setdefault(tuple(step), []).append((1.0, None))      # what follows the target's own steps is right
+        # what follows the target's own steps is right
+        found.setdefault(tuple(step), []).append((0.0 if cfg.outcome == "none" else 1.0, None))
         tree.right = tree.right or [t for s in due for t in s]
     for step, rollouts in found.items():
         outcome = sum(o for o, _ in rollouts) / len(rollouts)
@@ -268,7 +272,8 @@ def outcome_of(tree, leaf, ids, cfg, tokenizer, stop_id):
     tree.hits += leaf == 0 and outcome == 1.0
     if outcome == 1.0 and not tree.right:
         tree.right = ids
-    return outcome if cfg.outcome == "graded" else 1.0 if outcome == 1.0 else -1.0
+    tree.finished.append([text, outcome == 1.0])
+    return {"graded": outcome, "exact": 1.0 if outcome == 1.0 else -1.0, "none": 0.0}[cfg.outcome]
 
 
 def evaluate(born, prompts, tokenizer, cfg, stop_id):
@@ -315,8 +320,8 @@ def preference_pairs(tree, cfg):
     """(chosen, rejected) node indices: at each node the children with the highest and the lowest Q (paper.md, 2c).
 
     Dropped: a gap in Q under min_gap, a preferred Q under min_chosen, and pairs whose chosen fragment did not lead to
-    better outcomes. The released script also drops fragments that overlap by more than 95%; ours stay, since a single
-    wrong digit in a date is just what the method is to repair.
+    better outcomes (where outcomes count). The released script also drops fragments that overlap by more than 95%;
+    ours stay, since a single wrong digit in a date is just what the method is to repair.
     """
     pairs = []
     for node in tree.nodes:
@@ -325,7 +330,8 @@ def preference_pairs(tree, cfg):
         best = max(node.children, key=lambda c: tree.nodes[c].q)
         worst = min(node.children, key=lambda c: tree.nodes[c].q)
         chosen, rejected = tree.nodes[best], tree.nodes[worst]
-        if chosen.q - rejected.q >= cfg.min_gap and chosen.q >= cfg.min_chosen and chosen.outcome > rejected.outcome:
+        better = cfg.outcome == "none" or chosen.outcome > rejected.outcome
+        if chosen.q - rejected.q >= cfg.min_gap and chosen.q >= cfg.min_chosen and better:
             pairs.append((best, worst))
     return pairs
 

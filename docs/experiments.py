@@ -1,0 +1,556 @@
+"""The paper's claims, measured: the loop, what it is compared with, and the tables and figures of docs/results.md.
+
+    python -m docs.experiments --quick                # one small seed of everything, in out/quick: minutes
+    python -m docs.experiments --tune                 # settings of each method, tried on the validation split
+    python -m docs.experiments                        # every experiment, 5 seeds: many hours on a CPU
+    python -m docs.experiments --only 4 --seeds 0,1   # some of it
+    python -m docs.experiments --draw                 # the tables and figures again, from the lines alone
+
+Run it in the repository's root. Flags that are not the runner's own are loop.py's, for all runs: --model, --n,
+--device, ... Each run appends one line to results.jsonl; a command that was stopped goes on where it was.
+
+What makes the comparisons fair. All runs of a seed share its data and its warm-up (made by the first, `loop`), and the
+seed is that of data, search and training. `cost` is what the policy has computed; scoring the held-out set is no part of
+it. The loop runs first; the runs of experiment 4 go on until they have spent at least as much. Each method's settings are
+the best of four tries on the validation split with a seed of their own (TRIES); test is scored once for each model.
+"""
+
+import importlib.util
+import json
+import math
+import os
+import random
+import re
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import HfArgumentParser
+
+import loop
+import synth
+from docs.tables import KINDS, best_try, cost, draw
+from dpo import DPOConfig
+from eval import BFCL_CATEGORIES, answer, bfcl_sample, evaluate, judge, load_bfcl, response_text, score_bfcl, stop_token
+from mcts import Node, SearchConfig, cut_steps, preference_pairs, search
+from sft import (TOKENS, add_lora, context_length, load_lora, load_model, merge_lora, run, sample_tree, save_lora, tree_tokens,
+                 unmerge_lora, warm_up)
+
+
+@dataclass
+class Settings:
+    only: str = ""                   # experiments to run, between commas; none: all of 1 to 9
+    seeds: str = "0,1,2,3,4"         # between commas
+    tune: bool = False               # instead of the experiments: try the settings in TRIES
+    tune_seed: int = 100             # of data and training while settings are tried: no experiment's
+    draw: bool = False               # run nothing, only draw
+    quick: bool = False              # one small seed of everything, in a folder of its own
+    out: str = "out/experiments"     # folder of the runs
+    results: str = "docs"            # folder of results.jsonl, results.md and the figures
+    sweep: str = "4,8,16,32"         # experiment 5: simulations a tree
+    many_rounds: int = 10            # experiment 7
+    bfcl_cases: int = 0              # experiment 8: of each category; 0: all
+
+
+# The same number for each method; the first stands where none has been tried. {}: loop.py's own. A method's tries start from
+# the warm-up's best and the loop's, which are found first.
+TRIES = {
+    "warm-up": [{}, {"lr": 1e-3}, {"lr": 4e-3}, {"lr": 2e-3, "epochs": 2}],
+    "loop": [{}, {"pref_lr": 2e-4}, {"pref_lr": 1e-3}, {"beta": 0.1}],
+    "same data": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
+    "picked targets": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
+    "fresh data": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
+    "RFT": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
+    "whole responses": [{}, {"pref_lr": 2e-4}, {"pref_lr": 1e-3}, {"beta": 0.1}],
+    "steps, no tree": [{}, {"pref_lr": 2e-4}, {"pref_lr": 1e-3}, {"beta": 0.1}],
+    "SimPO": [{"beta": 2.5, "margin": 0.5}, {"beta": 2.5, "margin": 0.5, "pref_lr": 2e-4},
+              {"beta": 2.5, "margin": 0.5, "pref_lr": 1e-3}, {"beta": 10, "margin": 5}],
+    "IPO": [{"beta": 0.1}, {"beta": 0.1, "pref_lr": 2e-4}, {"beta": 0.1, "pref_lr": 1e-3}, {"beta": 0.3}],
+    "ORPO": [{"beta": 0.1}, {"beta": 0.1, "pref_lr": 2e-4}, {"beta": 0.1, "pref_lr": 1e-3}, {"beta": 0.5}],
+}
+
+
+def spent(before):
+    """Tokens since the counts in `before`."""
+    return {kind: TOKENS[kind] - before[kind] for kind in KINDS}
+
+
+# ---------------------------------------------------------------------------------------------
+# A run: its folder, its settings, its line
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Arm:
+    name: str
+    experiments: str                 # the numbers of those that it is part of
+    go: callable                     # Run -> {model's name: folder with its scores and responses}, extra results
+    change: dict = field(default_factory=dict)     # what differs from the loop's settings
+
+
+@dataclass
+class Run:
+    settings: Settings
+    folder: Path                     # its own
+    warm: Path                       # the loop's of the same seed: data, base, warmup, and rounds
+    flags: list                      # loop.py's
+    budget: float                    # what the loop has cost, from the warm-up on; 0 while that is not known
+
+    @property
+    def configs(self):
+        return HfArgumentParser((loop.LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(self.flags)
+
+    def load(self, adapter=""):
+        """(model, tokenizer): the base, or the policy that `adapter` makes of it."""
+        cfg = self.configs[0]
+        model, tokenizer = load_model(cfg.model, cfg.device)
+        return (load_lora(model, adapter) if adapter else model), tokenizer
+
+    def samples(self, name):
+        return synth.read_samples(self.warm / "data" / f"{name}.jsonl")[0]
+
+
+def as_flags(settings):
+    return [text for key, value in settings.items() for text in (f"--{key}", str(value))]
+
+
+def read_lines(path):
+    """What was written; a line that a kill left unfinished is not among it."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]] if path.exists() else []
+
+
+def write_lines(lines, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".tmp").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def tuned(lines, method):
+    """The settings of the method's best try; without tries, the first."""
+    return TRIES.get(method, [{}])[best_try(lines, method)]
+
+
+def perform(arm, seed, number, settings, flags, lines):
+    """Run an arm with a seed, and the `number`-th try of its settings (None: the best), unless its line is there."""
+    path, split = Path(settings.results, "results.jsonl"), "test" if number is None else "val"
+    tried = tuned(lines, arm.name) if number is None else TRIES[arm.name][number]
+    first = {} if arm.name == "warm-up" else tuned(lines, "warm-up")
+    first |= {} if arm.name in ("warm-up", "loop") else tuned(lines, "loop")
+    differ = {**first, **tried, **arm.change, "seed": seed, "eval_split": split}
+    done = next((line for line in lines if (line["arm"], line["seed"], line["try"]) == (arm.name, seed, number)), None)
+    if done:
+        if (done["settings"], done["flags"]) != (differ, flags):
+            raise ValueError(f"{path}: {arm.name}, seed {seed}, was run with {done['settings']} {done['flags']}, not {differ} "
+                             f"{flags}: take its line out, or give other --results and --out")
+        return
+    home = Path(settings.out, f"{split}{seed}")
+    loops = [line for line in lines if (line["arm"], line["seed"], line["try"] is None) == ("loop", seed, number is None)]
+    budget = max((line["cost"] for line in loops), default=0)      # while tuning: what its most expensive try has cost
+    folder = home / re.sub(r"\W+", "_", f"{arm.name}{number or ''}")
+    one = Run(settings, folder, home / "loop", [*flags, *as_flags(differ)], budget)
+    print(f"--- {arm.name}: {differ}", flush=True)
+    started, before = time.time(), Counter(TOKENS)
+    models, extra = arm.go(one)
+    line = {"arm": arm.name, "experiments": arm.experiments, "seed": seed, "try": number, "tried": tried, "settings": differ,
+            "flags": flags, "models": [], "correct": {}}
+    for name, folder in models.items():
+        line["models"].append({**json.loads((folder / "scores.json").read_text(encoding="utf-8")), "model": name})
+        records = [json.loads(text) for text in (folder / "responses.jsonl").read_text(encoding="utf-8").splitlines()]
+        line["correct"][name] = "".join(str(int(r["correct"])) for r in records)
+        line["levels"] = "".join(r["level"][0] for r in records)
+    work = [row["tokens"] for row in line["models"] if row["model"] not in ("base", "warm-up")] or [spent(before)]
+    line["tokens"] = {kind: sum(tokens[kind] for tokens in work) for kind in KINDS}
+    line["cost"] = cost(line["tokens"])
+    lines.append({**line, **extra, "budget": budget, "seconds": round(time.time() - started, 1)})
+    write_lines(lines, path)
+    for folder in home.glob("*/final"):      # a whole checkpoint each; the adapters stay
+        shutil.rmtree(folder)
+
+
+# ---------------------------------------------------------------------------------------------
+# How runs go: rounds of the loop
+# ---------------------------------------------------------------------------------------------
+
+
+def rounds(run, enough=False, extend=False, say=False, **parts):
+    """loop.py itself from the seed's warm-up. enough: with rounds added until the budget is spent. extend: the loop's own
+    rounds are taken over and added to. say: measure the diversity after each. parts: what loop.main is given instead of
+    its own search or hardness.
+    """
+    taken = ("data", "base", "warmup", *(sorted(p.name for p in run.warm.glob("iter?")) if extend else ()))
+    for part in taken:
+        if (run.warm / part).exists() and not (run.folder / part).exists():
+            with loop.stage(run.folder / part) as folder:
+                shutil.copytree(run.warm / part, folder, dirs_exist_ok=True)
+    iters = run.configs[0].iters
+    while True:
+        loop.main([*run.flags, "--iters", str(iters), "--out", str(run.folder)], **parts)
+        models = {f"round {i}": run.folder / f"iter{i}" for i in range(1, iters + 1)}
+        rows = [json.loads((folder / "scores.json").read_text(encoding="utf-8")) for folder in models.values()]
+        if sum(cost(row["tokens"]) for row in rows) >= run.budget or not enough:
+            break
+        iters += 1
+    models = {"warm-up": run.folder / "warmup", **models}
+    if run.folder == run.warm:
+        models = {"base": run.folder / "base", **models}
+    return models, {"diversity": {name: diversity(run, folder) for name, folder in models.items()}} if say else {}
+
+
+def one_round(run):
+    """All the compute in one round: more samples are picked, until it has cost what the loop has."""
+    cfg, trees = run.configs[0], 1.15 * run.configs[0].iters     # the loop scores its buffer in every round, this one once
+    while True:
+        pick = cfg.pick * trees
+        share = {"pick": min(1, pick), "buffer": min(1, cfg.buffer * max(1, pick)), "iters": 1}
+        attempt = replace(run, folder=Path(f"{run.folder}-{trees:.2f}"), flags=[*run.flags, *as_flags(share)])
+        models, _ = rounds(attempt)
+        found = cost(json.loads((models["round 1"] / "scores.json").read_text(encoding="utf-8"))["tokens"])
+        if found >= run.budget:
+            return models, {"shares": share}
+        if share["pick"] == share["buffer"] == 1:
+            raise ValueError("one round over the whole training set costs less than the loop: give a smaller --pick")
+        trees *= max(1.05, 1.05 * run.budget / found)
+
+
+def whole(run):
+    """Independent whole responses, as many as the tree samples, and pairs of them: a tree that is one step deep."""
+    _, search_cfg, _ = run.configs
+    flags = as_flags({"depth": 1, "simulations": 1, "k": search_cfg.simulations * search_cfg.k})
+    return rounds(replace(run, flags=[*run.flags, *flags]), enough=True)
+
+
+def independent(model, tokenizer, samples, cfg, seed=0, progress=True):
+    """In place of `search`: as many responses a sample, all from the prompt, cut into steps and joined where they begin
+    alike. The target is among them where the tree would have its steps (`target_step`)."""
+    flat = replace(cfg, depth=1, simulations=1, k=cfg.simulations * cfg.k, self_eval=0.0)
+    return [joined(tree, tokenizer) for tree in search(model, tokenizer, samples, flat, seed, progress)]
+
+
+def joined(flat, tokenizer):
+    """A tree of whole responses -> the same responses as a tree of steps. Q is how much better the responses through a
+    step are than those through its parent, as r is in the search, and no more: there is nothing to back up."""
+    tree = replace(flat, nodes=[Node(-1, [], "")])
+    stop_id, times, place = stop_token(tokenizer), Counter(text for text, _ in flat.finished), {(): 0}
+    for response in flat.nodes[1:]:
+        path, weight = (), max(1, times[response.text])      # the target counts once where it was not sampled
+        for step in cut_steps(tokenizer, response.ids, stop_id):
+            parent, path = place[path], (*path, *step)
+            if path not in place:
+                place[path] = len(tree.nodes)
+                tree.nodes[parent].children.append(len(tree.nodes))
+                tree.nodes.append(Node(parent, step, response_text(tokenizer, step, stop_id), final=step[-1] == stop_id))
+            node = tree.nodes[place[path]]
+            node.visits += weight
+            node.outcome += weight / node.visits * (response.outcome - node.outcome)     # a running mean
+    for node in tree.nodes[1:]:
+        node.q = node.r = node.outcome - tree.nodes[node.parent].outcome
+    return tree
+
+
+def random_pick(model, tokenizer, samples, progress=True):
+    return torch.rand(len(samples)).numpy()      # from the seed of the round
+
+
+def failure_rates(model, tokenizer, samples, progress=True, copies=6):
+    """ReverseGen's idea: the share of wrong answers among a few sampled ones; ties stay in random order."""
+    texts = answer(model, tokenizer, samples, SearchConfig.max_new, SearchConfig.temperature, torch.initial_seed(), copies)
+    return np.array([np.mean([judge(sample, text) is not None for text in found]) for sample, found in zip(samples, texts)])
+
+
+def diversity(run, adapter, n=64, copies=8):
+    """Of a policy's samples for validation queries: distinct responses of eight, and percent right."""
+    model, tokenizer = run.load(adapter)
+    merge_lora(model)
+    samples = synth.make_samples(min(n, run.configs[0].n_test), "val", 1)
+    texts = answer(model, tokenizer, samples, run.configs[1].max_new, run.configs[1].temperature, 0, copies)
+    return {"distinct": float(np.mean([len(set(found)) for found in texts])),
+            "right": 100 * float(np.mean([judge(s, text) is None for s, found in zip(samples, texts) for text in found]))}
+
+
+# ---------------------------------------------------------------------------------------------
+# How runs go: supervised
+# ---------------------------------------------------------------------------------------------
+
+
+def taught(run, model, tokenizer, samples, cfg, before):
+    """Train the adapter on `samples` with the warm-up's own function, and score it. before: token counts at the start."""
+    started = time.time()
+    with loop.stage(run.folder / "sft") as folder:
+        warm_up(model, tokenizer, samples, cfg)
+        save_lora(model, folder)
+        loop.score(model, tokenizer, run.samples("test"), folder, run.folder.name, started, before)
+    return {"sft": run.folder / "sft"}, {}
+
+
+def plain(run, share=1.0):
+    """SFT from the base on a share of the training set, with the warm-up's settings: experiments 1 and 3."""
+    cfg = run.configs[0]
+    model, tokenizer = run.load()
+    if not (run.warm / "data").exists():     # the first of all runs
+        with loop.stage(run.warm / "data") as folder:
+            loop.make_data(cfg, model, tokenizer, folder)
+    torch.manual_seed(cfg.seed)
+    add_lora(model, cfg.rank, cfg.alpha, cfg.dropout, cfg.targets)
+    train = run.samples("train")
+    return taught(run, model, tokenizer, train[:max(1, round(share * len(train)))], cfg, Counter(TOKENS))
+
+
+def more(run, data):
+    """SFT from the warm-up on what `data` gives, as often as it takes to spend what the loop has cost."""
+    cfg, before = run.configs[0], Counter(TOKENS)
+    torch.manual_seed(cfg.seed)
+    model, tokenizer = run.load(run.warm / "warmup")
+    samples = data(run, model, tokenizer)
+    left, rng, taken = (run.budget - cost(spent(before))) / 3, random.Random(cfg.seed), []
+    sizes = [tree_tokens(sample_tree(tokenizer, sample)) for sample in samples]
+    while left > 0 or not taken:
+        for i in rng.sample(range(len(samples)), len(samples)):     # whole passes, the last one up to the budget
+            if left > 0 or not taken:
+                taken.append(samples[i])
+                left -= sizes[i]
+    return taught(run, model, tokenizer, taken, replace(cfg, curriculum="shuffled", epochs=1), before)
+
+
+def same(run, model, tokenizer):
+    return run.samples("train")
+
+
+def picked(run, model, tokenizer):
+    """The samples of all the loop's rounds. Finding them was free here: the loop has paid for it."""
+    return [sample for path in sorted(run.warm.glob("iter*/picked.jsonl")) for sample in synth.read_samples(path)[0]]
+
+
+def fresh(run, model, tokenizer):
+    """New samples of the training world, each seen once; labels without end, as only a simulated world has them."""
+    train, limit = run.samples("train"), context_length(model, run.configs[0].max_tokens)
+    size = np.mean([tree_tokens(sample_tree(tokenizer, sample)) for sample in train])
+    samples = synth.make_samples(16 + int(1.2 * run.budget / 3 / size), "train", 10_000 + run.configs[0].seed)
+    return [sample for sample in samples if tree_tokens(sample_tree(tokenizer, sample)) <= limit]
+
+
+def rejection_sampled(run, model, tokenizer):
+    """RFT: distinct right responses to training queries, until half the budget is spent on sampling them, beside the
+    training set itself. Text answers are left out: whatever calls nothing counts as right there."""
+    cfg, search_cfg, _ = run.configs
+    train, found, before = run.samples("train"), [], Counter(TOKENS)
+    queries = [sample for sample in random.Random(cfg.seed).sample(train, len(train)) if sample.calls is not None]
+    merge_lora(model)
+    for start in range(0, len(queries), 32):
+        if cost(spent(before)) >= run.budget / 2:
+            break
+        part = queries[start:start + 32]
+        texts = answer(model, tokenizer, part, search_cfg.max_new, search_cfg.temperature, 1000 * cfg.seed + start,
+                       search_cfg.simulations * search_cfg.k)
+        found += [replace(sample, target=text.strip()) for sample, answers in zip(part, texts)
+                  for text in dict.fromkeys([sample.target, *answers]) if text != sample.target and judge(sample, text) is None]
+    unmerge_lora(model)
+    print(f"RFT: {len(found)} new right responses to {min(start + 32, len(queries))} queries")
+    return train + found
+
+
+# ---------------------------------------------------------------------------------------------
+# What is measured of models that the loop has made: experiments 6, 8, 9
+# ---------------------------------------------------------------------------------------------
+
+
+def found_by_search(run):
+    """Experiment 6: the tree against independent samples of at least as many decoded tokens, on the first round's picked
+    samples with the policy that searched them. What is found has to be found: no step is taken from the target."""
+    cfg, search_cfg, _ = run.configs
+    model, tokenizer = run.load(run.warm / "warmup")
+    merge_lora(model)
+    samples, search_cfg = synth.read_samples(run.warm / "iter1" / "picked.jsonl")[0], replace(search_cfg, target_step=False)
+
+    def measured(trees, pairs):
+        texts = [dict(tree.finished) for tree in trees]
+        bigrams = [{pair for text in found for words in [text.split()] for pair in zip(words, words[1:])} for found in texts]
+        return {"right": np.mean([sum(found.values()) for found in texts]), "distinct": np.mean(list(map(len, texts))),
+                "wrong": np.mean([len(found) - sum(found.values()) for found in texts]),
+                "bigrams": np.mean(list(map(len, bigrams))), "decoded": TOKENS["decoded"] - before["decoded"],
+                "usable": 100 * np.mean([bool(preference_pairs(tree, search_cfg)) for tree in pairs]),
+                "pairs": np.mean([len(preference_pairs(tree, search_cfg)) for tree in pairs])}
+
+    before = Counter(TOKENS)
+    trees = search(model, tokenizer, samples, search_cfg, cfg.seed)
+    results = {"tree": measured(trees, trees)}
+    copies = search_cfg.k      # and up: no more than it takes, since a tree whose leaves are all closed decodes nothing more
+    while True:
+        before = Counter(TOKENS)
+        flat = search(model, tokenizer, samples, replace(search_cfg, depth=1, simulations=1, k=copies, self_eval=0.0), cfg.seed)
+        if (decoded := TOKENS["decoded"] - before["decoded"]) >= results["tree"]["decoded"]:
+            break
+        copies = max(copies + 1, math.ceil(copies * results["tree"]["decoded"] / decoded))
+    results["independent, whole responses"] = measured(flat, flat)
+    results["independent, cut into steps"] = measured(flat, [joined(tree, tokenizer) for tree in flat])
+    return {}, {"found": {name: {key: float(value) for key, value in row.items()} for name, row in results.items()}}
+
+
+def policies(run):
+    """(name, model with the adapter merged, tokenizer) of the base, the warm-up and each of the loop's rounds."""
+    yield "base", *run.load()
+    for i, folder in enumerate([run.warm / "warmup", *(run.warm / f"iter{i}" for i in range(1, run.configs[0].iters + 1))]):
+        model, tokenizer = run.load(folder)
+        merge_lora(model)
+        yield f"round {i}" if i else "warm-up", model, tokenizer
+
+
+def transfer(run):
+    """Experiment 8: BFCL's questions, scored as `eval.py --bench bfcl` does; what the context cannot hold is wrong."""
+    correct = {}
+    cases = {name: load_bfcl(name)[:run.settings.bfcl_cases or None] for name in BFCL_CATEGORIES[:5]}
+    for policy, model, tokenizer in policies(run):
+        limit = context_length(model, run.configs[0].max_tokens) - 200
+        for category, part in cases.items():
+            samples = [bfcl_sample(case) for case in part]
+            fits = [i for i, sample in enumerate(samples) if len(synth.prompt_ids(tokenizer, sample)) <= limit]
+            texts = dict(zip(fits, answer(model, tokenizer, [samples[i] for i in fits])))
+            correct[f"{policy}: {category}"] = "".join(str(int(i in texts and score_bfcl(case, texts[i][0]) is None))
+                                                      for i, case in enumerate(part))
+    return {}, {"correct": correct}
+
+
+def renamed(sample, rng):
+    """Every parameter under another name, in the tools, the target and the calls of the conversation alike."""
+    names = {(tool["name"], key): rng.choice(["{}_value", "given_{}", "{}_arg", "the_{}"]).format(key)
+             for tool in sample.tools for key in tool["parameters"]["properties"]}
+
+    def calls(text):
+        try:
+            found = synth.parse_calls(text)
+        except synth.CallSyntaxError:
+            return text
+        return synth.format_calls([call._replace(args={names.get((call.name, key), key): value for key, value in call.args.items()})
+                                   for call in found])
+    tools = []
+    for tool in sample.tools:
+        rename = lambda key: names[tool["name"], key]
+        parameters = {**tool["parameters"], "required": [rename(key) for key in tool["parameters"]["required"]],
+                      "properties": {rename(key): schema for key, schema in tool["parameters"]["properties"].items()}}
+        tools.append({**tool, "parameters": parameters})
+    messages = [{**m, "content": calls(m["content"])} if m["role"] == "assistant" else m for m in sample.messages]
+    return replace(sample, tools=tools, messages=messages, target=calls(sample.target))
+
+
+def last_query(sample, change):
+    """The sample with its last user's message changed."""
+    last = max(i for i, m in enumerate(sample.messages) if m["role"] == "user")
+    messages = [{**m, "content": change(m["content"])} if i == last else m for i, m in enumerate(sample.messages)]
+    return replace(sample, messages=messages)
+
+
+def typos(sample, rng):
+    """Two inner letters swapped in a fifth of the words, but not in words that the target copies: its value would change."""
+    def swap(word):
+        if not word.isalpha() or len(word) < 4 or word.lower() in sample.target.lower() or rng.random() > 0.2:
+            return word
+        i = rng.randrange(1, len(word) - 2)
+        return word[:i] + word[i + 1] + word[i] + word[i + 2:]
+    return last_query(sample, lambda text: " ".join(map(swap, text.split(" "))))
+
+
+def distracted(sample, rng):
+    """Three more tools, of the validation domains: no test query asks for one, and training has shown none of them."""
+    pool = [tool.schema() for tool in synth.TOOLS.values() if tool.domain in synth.SPLIT["val"]]
+    taken = {tool["name"] for tool in sample.tools}
+    extra = rng.sample([tool for tool in pool if tool["name"] not in taken], 3)
+    return replace(sample, tools=rng.sample([*sample.tools, *extra], len(sample.tools) + 3))
+
+
+PERTURBATIONS = {
+    "tools shuffled": lambda sample, rng: replace(sample, tools=rng.sample(sample.tools, len(sample.tools))),
+    "distractor tools": distracted,
+    "parameters renamed": renamed,
+    "typos": typos,
+    "politeness": lambda sample, rng: last_query(sample, lambda text: f"Hello! I hope you are well. {text} Thank you so much."),
+}
+
+
+def robustness(run):
+    """Experiment 9: the held-out samples, each perturbed in one way, before and after the loop."""
+    test, correct, after = run.samples("test"), {}, f"round {run.configs[0].iters}"
+    for policy, model, tokenizer in policies(run):
+        for name, change in PERTURBATIONS.items() if policy in ("warm-up", after) else ():
+            samples = [change(sample, random.Random(f"{name} {i}")) for i, sample in enumerate(test)]
+            records = evaluate(model, tokenizer, samples)
+            correct[f"{policy}: {name}"] = "".join(str(int(r["correct"])) for r in records)
+    return {}, {"correct": correct, "levels": "".join(sample.level[0] for sample in test)}
+
+
+# ---------------------------------------------------------------------------------------------
+# All of them
+# ---------------------------------------------------------------------------------------------
+
+
+def all_arms(settings):
+    """In the order in which a seed runs them: the loop first, since the others need its warm-up and its cost."""
+    simulations = [Arm(f"{n} simulations", "5", rounds, {"simulations": int(n)}) for n in settings.sweep.split(",") if n]
+    many = {"iters": settings.many_rounds}
+    return [
+        Arm("loop", "1 2 3 4 5 6 7 8 9", rounds),
+        *(Arm(f"1/{d} of the data", "1 2", partial(plain, share=1 / d)) for d in (16, 8, 4, 2)),
+        Arm("shuffled", "3", plain, {"curriculum": "shuffled"}),
+        Arm("hard to easy", "3", plain, {"curriculum": "hard-to-easy"}),
+        Arm("same data", "4", partial(more, data=same)),
+        Arm("picked targets", "4", partial(more, data=picked)),
+        Arm("fresh data", "4", partial(more, data=fresh)),
+        Arm("RFT", "4", partial(more, data=rejection_sampled)),
+        Arm("whole responses", "4 5", whole),
+        Arm("steps, no tree", "4", partial(rounds, enough=True, search=independent)),
+        Arm("no self-evaluation", "5", rounds, {"self_eval": 0.0}),
+        Arm("no outcome reward", "5", rounds, {"outcome": "none"}),
+        Arm("no target step", "5", rounds, {"target_step": False}),
+        Arm("no SFT term", "5", rounds, {"sft_weight": 0.0}),
+        Arm("one round", "5", one_round),
+        Arm("random pick", "5", partial(rounds, hardness=random_pick)),
+        Arm("failure-rate pick", "5", partial(rounds, hardness=failure_rates)),
+        *(Arm(name, "5", rounds, {"loss": name.lower()}) for name in ("SimPO", "IPO", "ORPO")),
+        *simulations,
+        *(Arm(f"temperature {t}", "5", rounds, {"temperature": t}) for t in (0.7, 1.5)),
+        Arm("found", "6", found_by_search),
+        Arm("many rounds", "7", partial(rounds, extend=True, say=True), many),
+        Arm("many rounds, replay", "7", partial(rounds, say=True), {**many, "replay": 1.0}),
+        Arm("many rounds, nothing original", "7", partial(rounds, say=True), {**many, "target_step": False, "sft_weight": 0.0}),
+        Arm("BFCL", "8", transfer),
+        Arm("robustness", "9", robustness),
+    ]
+
+
+QUICK = {"n": 32, "n_test": 12, "iters": 2, "simulations": 3, "max_new": 48, "pref_epochs": 1}
+
+
+def main(argv=None):
+    settings, flags = HfArgumentParser(Settings).parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if settings.quick:
+        flags = [*as_flags(QUICK), *flags]
+        settings = replace(settings, seeds="0", out="out/quick" if settings.out == Settings.out else settings.out,
+                           results="out/quick" if settings.results == Settings.results else settings.results,
+                           sweep="2,4", many_rounds=3, bfcl_cases=4)
+    if {"--data", "--seed", "--out", "--eval_split"} & set(flags):
+        raise ValueError("--data, --seed, --out and --eval_split are the runner's: experiments need the simulated world")
+    lines = read_lines(Path(settings.results, "results.jsonl"))
+    arms = all_arms(settings)
+    wanted = set(settings.only.split(",")) if settings.only else set("123456789")
+    if not wanted <= set("123456789"):
+        raise ValueError(f"--only names experiments from 1 to 9 (got {settings.only})")
+    if "8" in wanted and importlib.util.find_spec("bfcl_eval") is None:
+        print("experiment 8 is left out: pip install --no-deps bfcl-eval==2026.3.23")
+        wanted -= {"8"}
+    if settings.tune and not settings.draw:
+        named = {"warm-up": Arm("warm-up", "", plain), **{arm.name: arm for arm in arms}}
+        for method, tries in TRIES.items():
+            for number in range(len(tries)):
+                perform(named[method], settings.tune_seed, number, settings, flags, lines)
+    for seed in map(int, settings.seeds.split(",") if not (settings.tune or settings.draw) else ()):
+        for arm in arms:
+            if wanted & set(arm.experiments.split()):
+                perform(arm, seed, None, settings, flags, lines)
+    draw(lines, Path(settings.results), settings.quick)
+
+
+if __name__ == "__main__":
+    run(main)

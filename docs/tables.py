@@ -1,0 +1,301 @@
+"""The tables and figures of docs/results.md, from the lines of results.jsonl and nothing else.
+
+    python -m docs.experiments --draw
+
+A line is a run: arm, seed, settings, tokens, what loop.score said of each model, and of each model a string of 0 and 1, one
+a held-out sample (`correct`; the samples' levels beside it). Lines with a `try` are of the validation split.
+"""
+
+import math
+import re
+from functools import partial
+
+import numpy as np
+
+import loop
+from eval import BFCL_CATEGORIES, ERROR_KINDS
+
+KINDS = ("trained", "decoded", "scored")
+
+
+def cost(tokens):
+    """Forward passes of one token: backward costs two more, so a trained token counts three; decoded and scored one."""
+    return 3 * tokens["trained"] + tokens["decoded"] + tokens["scored"]
+
+
+def best_try(lines, method):
+    """Number of the method's best try on the validation split; of equals, and without tries, the first."""
+    tries = [line for line in lines if line["arm"] == method and line["try"] is not None]
+    return min(tries, key=lambda line: (-line["models"][-1]["accuracy"], line["try"]))["try"] if tries else 0
+
+
+def of(lines, arm):
+    return [line for line in lines if line["arm"] == arm and line["try"] is None]
+
+
+def rows_of(lines, arm, model):
+    """What loop.score said of a model, one row a seed."""
+    return [row for line in of(lines, arm) for row in line["models"] if row["model"] == model]
+
+
+def right(lines, arm, model=None, level=""):
+    """{seed: (cases,) 0 or 1} of an arm's last model, or of the one named; level: e, m or h."""
+    found = {}
+    for line in of(lines, arm):
+        text = line["correct"].get(model or list(line["correct"])[-1], "")
+        keep = [not level or one == level for one in line.get("levels", text)]
+        found[line["seed"]] = np.array([float(c) for c, kept in zip(text, keep) if kept])
+    return {seed: array for seed, array in found.items() if len(array)}
+
+
+def difference(before, after, draws=4000):
+    """(points, low, high): after - before, a bootstrap 95% interval over seeds and over cases, paired in both.
+
+    The test set is the same for all seeds, so a draw takes the same cases from each seed that it takes.
+    """
+    seeds = sorted(before.keys() & after.keys())
+    if not seeds:
+        return math.nan, math.nan, math.nan
+    d = 100 * np.stack([after[seed] - before[seed] for seed in seeds])
+    rng, (n_seeds, n_cases) = np.random.default_rng(0), d.shape
+    of_seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), draws) / n_seeds
+    of_cases = rng.multinomial(n_cases, np.full(n_cases, 1 / n_cases), draws) / n_cases
+    return d.mean(), *np.quantile((of_seeds @ d * of_cases).sum(1), [0.025, 0.975])
+
+
+def versus(before, after):
+    points, low, high = difference(before, after)
+    return "" if math.isnan(points) else f"{points:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def spread(values, form=".1f"):
+    """Mean and standard deviation over seeds."""
+    values = list(values)
+    return f"{np.mean(values):{form}}" + (f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else "") if values else ""
+
+
+def percent(found):
+    return [100 * array.mean() for array in found.values()]
+
+
+def scores(lines, *model):
+    """Two cells: overall and hard accuracy of (arm, model)."""
+    return [spread(percent(right(lines, *model, level=level))) for level in ("", "h")]
+
+
+def gaps(lines, before, after):
+    """Two cells: what one (arm, model) is over another, overall and hard."""
+    return [versus(right(lines, *before, level=level), right(lines, *after, level=level)) for level in ("", "h")]
+
+
+def table(head, rows):
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def figure(folder, name, curves=(), bars=(), x=""):
+    """curves: name -> (places, {seed: cases} of each); bars: name -> (labels, values), stacked. Returns markdown."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    fig, axes = pyplot.subplots(figsize=(8, 3.6), layout="constrained")
+    for label, (at, found) in dict(curves).items():
+        values = [percent(one) or [math.nan] for one in found]
+        axes.errorbar(at, [np.mean(v) for v in values], [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values],
+                      marker="o", capsize=3, label=label)
+    left = 0
+    for label, (labels, values) in dict(bars).items():
+        axes.barh(labels, values, left=left, label=label)
+        left = left + np.array(values)
+    if bars:
+        axes.invert_yaxis()
+    axes.set(xlabel=x, ylabel="" if bars else "% right")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    fig.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
+    pyplot.close(fig)
+    return f"\n\n![{name}]({name}.png)"
+
+
+def both_levels(lines, at, models):
+    """Curves of overall and hard accuracy for `figure`."""
+    return {said: (at, [right(lines, *model, level=level) for model in models]) for said, level in (("overall", ""), ("hard", "h"))}
+
+
+def names(lines, number):
+    """The arms of an experiment, in the order of their lines, without the loop."""
+    return list(dict.fromkeys(line["arm"] for line in lines if number in line["experiments"].split() and line["try"] is None
+                              and line["arm"] != "loop"))
+
+
+def last_round(lines):
+    return [row["model"] for line in of(lines, "loop") for row in line["models"]][-1]
+
+
+SIZES = [*((f"1/{d} of the data", "sft") for d in (16, 8, 4, 2)), ("loop", "warm-up")]
+
+
+def gains_decay(lines, folder):
+    rows = [[f"1/{2 ** (4 - i)}", spread((row["tokens"]["trained"] / 1e6 for row in rows_of(lines, *model)), ".3f"), *scores(lines, *model),
+             *(gaps(lines, SIZES[i - 1], model) if i else ("", ""))] for i, model in enumerate(SIZES)]
+    return table(["share of the data", "trained, million tokens", "overall", "hard", "doubling, overall", "doubling, hard"], rows) + \
+        figure(folder, "gains", both_levels(lines, [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1], SIZES), x="share of the training set")
+
+
+def deficiency(lines, folder):
+    models = {arm: (arm, "sft") for arm, model in SIZES[:-1] if of(lines, arm)}
+    models |= {row["model"]: ("loop", row["model"]) for row in of(lines, "loop")[0]["models"]}
+    errors = {label: [row["errors"] for row in rows_of(lines, *model)] for label, model in models.items()}
+    totals = {label: {kind: sum(one.get(kind, 0) for one in found) for kind in ERROR_KINDS} for label, found in errors.items()}
+    kinds = [kind for kind in ERROR_KINDS if any(total[kind] for total in totals.values())]
+    part = {label: [100 * total[kind] / max(1, sum(total.values())) for kind in kinds] for label, total in totals.items()}
+    rows = [[label, spread((sum(one.values()) for one in found), ".0f"), spread(map(parameter_errors, found), ".0f"),
+             *(f"{share:.0f}%" for share in part[label])] for label, found in errors.items()]
+    return table(["model", "wrong", "of them parameters", *(f"{kind}, share" for kind in kinds)], rows) + \
+        figure(folder, "errors", bars={kind: (list(part), [shares[i] for shares in part.values()]) for i, kind in enumerate(kinds)},
+               x="% of the wrong answers")
+
+
+def parameter_errors(errors):
+    return sum(errors.get(kind, 0) for kind in loop.VALUE_ERRORS)
+
+
+def arms_against(lines, folder, number, reference=("loop", None), sign=1):
+    """One row an arm: what it has cost, in millions of tokens, how it does, and how far it is over (sign -1: under) the
+    reference, whose row comes first."""
+    rows = []
+    for model in [reference, *((name, None) for name in names(lines, number))]:
+        work = [row["tokens"] for row in rows_of(lines, *model)] if model[1] else [line["tokens"] for line in of(lines, model[0])]
+        paid = [f"{np.mean(list(map(f, work))) / 1e6:.3f}" for f in (cost, *(lambda t, kind=kind: t[kind] for kind in KINDS))]
+        gap = ["", ""] if model == reference else gaps(lines, *(reference, model)[::sign])
+        rows.append([model[1] or model[0], *paid, *scores(lines, *model), *gap, len(work)])
+    label = reference[1] or reference[0]
+    label = f"over {label}" if sign == 1 else f"{label} over it"
+    return table(["run", "cost", *KINDS, "overall", "hard", f"{label}, overall", f"{label}, hard", "seeds"], rows)
+
+
+def equal_compute(lines, folder):
+    arms = ["loop", *names(lines, "4")]
+    values = [np.mean(percent(right(lines, arm, level="h")) or [0]) for arm in arms]
+    return arms_against(lines, folder, "4", sign=-1) + figure(folder, "compute", bars={"hard": (arms, values)}, x="% right, equal compute")
+
+
+def what_matters(lines, folder):
+    swept = [int(name.split()[0]) for name in names(lines, "5") if name.endswith(" simulations")]
+    curves = both_levels(lines, swept, [(f"{n} simulations",) for n in swept])
+    return arms_against(lines, folder, "5") + figure(folder, "simulations", curves, x="simulations a tree")
+
+
+def search_earns(lines, folder):
+    found = [line["found"] for line in of(lines, "found")]
+    keys = {"decoded": "decoded tokens", "right": "distinct right", "wrong": "distinct wrong", "distinct": "distinct responses",
+            "bigrams": "distinct bigrams", "usable": "% of queries with a pair", "pairs": "pairs"}
+    return table(["a query's", *keys.values()],
+                 [[name, *(spread(one[name][key] for one in found) for key in keys)] for name in found[0]])
+
+
+def does_it_last(lines, folder):
+    arms, rows = names(lines, "7"), []
+    models = [row["model"] for row in of(lines, arms[0])[0]["models"]]
+    curves = {f"{arm}, {said}": one for arm in arms
+              for said, one in both_levels(lines, range(len(models)), [(arm, model) for model in models]).items()}
+    for arm in arms:
+        for model in models:
+            sampled = [line["diversity"][model] for line in of(lines, arm)]
+            rows.append([arm, model, *scores(lines, arm, model), *(spread(one[key] for one in sampled) for key in ("distinct", "right"))])
+    return table(["run", "model", "overall", "hard", "distinct of 8 samples", "% of samples right"], rows) + \
+        figure(folder, "rounds", curves, x="round")
+
+
+def bfcl_mean(lines, policy):
+    """{seed: (cases,)} whose plain mean is that of the four call categories' accuracies."""
+    parts = [right(lines, "BFCL", f"{policy}: {category}") for category in BFCL_CATEGORIES[:4]]
+    size = {seed: sum(len(part[seed]) for part in parts) for seed in parts[0]}
+    return {seed: np.concatenate([part[seed] * n / 4 / len(part[seed]) for part in parts]) for seed, n in size.items()}
+
+
+def transfers(lines, folder):
+    policies = dict.fromkeys(name.split(":")[0] for line in of(lines, "BFCL") for name in line["correct"])
+    mean = {policy: bfcl_mean(lines, policy) for policy in policies}
+    rows = [[policy, *(spread(percent(right(lines, "BFCL", f"{policy}: {category}"))) for category in BFCL_CATEGORIES[:5]),
+             spread(percent(mean[policy])), versus(mean["base"], mean[policy]), versus(mean["warm-up"], mean[policy])] for policy in policies]
+    return table(["model", *BFCL_CATEGORIES[:5], "mean of the first four", "over base", "over warm-up"], rows)
+
+
+def under_perturbation(lines, folder):
+    before, after = plain = [("loop", "warm-up"), ("loop", last_round(lines))]
+    rows = [["unchanged", *scores(lines, *before), *scores(lines, *after), *gaps(lines, before, after), "", ""]]
+    for name in dict.fromkeys(key.split(": ")[1] for line in of(lines, "robustness") for key in line["correct"]):
+        pair = [("robustness", f"{model}: {name}") for _, model in plain]
+        rows.append([name, *scores(lines, *pair[0]), *scores(lines, *pair[1]), *gaps(lines, *pair),
+                     *(gaps(lines, *both)[0] for both in zip(plain, pair))])
+    heads = [f"{what}, {level}" for what in ("warm-up", after[1], "the rounds' gain") for level in ("overall", "hard")]
+    return table(["samples", *heads, "warm-up's change", f"{after[1]}'s change"], rows)
+
+
+def reached(lines, folder):
+    """The figures that were asked for, beside what was found."""
+    final, others = ("loop", last_round(lines)), names(lines, "4")
+    gain = gaps(lines, ("loop", "warm-up"), final)
+    rows = [["loop over its own warm-up, overall", "+8 points", gain[0]], ["loop over its own warm-up, hard", "+12 points", gain[1]]]
+    if others:
+        best = max(others, key=lambda name: np.mean(percent(right(lines, name, level="h")) or [0]))
+        rows.append([f"loop over the best other use of its compute ({best}), hard", "+4, interval above 0", gaps(lines, (best,), final)[1]])
+    wrong = [[parameter_errors(row["errors"]) for row in rows_of(lines, "loop", model)] for model in ("warm-up", final[1])]
+    rows.append(["wrong answers that are parameter values or names, before and after", "a third fewer",
+                 f"{spread(wrong[0])}, then {spread(wrong[1])} ({100 * sum(wrong[1]) / max(1, sum(wrong[0])) - 100:+.0f}%)"])
+    rows += [[said, "interval above 0", gaps(lines, (name,), final)[1]] for name, said in (
+        ("whole responses", "tree pairs over pairs of whole independent responses, hard"), ("one round", "all rounds over one, hard"))]
+    if of(lines, "BFCL"):
+        rows += [[f"BFCL, mean of the call categories, loop over {other}", least,
+                  versus(bfcl_mean(lines, other), bfcl_mean(lines, final[1]))] for other, least in (("base", "+10"), ("warm-up", "no lower"))]
+    return table(["figure", "at least", "found"], rows)
+
+
+def tries(lines, folder):
+    rows = []
+    for line in (line for line in lines if line["try"] is not None):
+        row, taken = line["models"][-1], line["try"] == best_try(lines, line["arm"])
+        said = ", ".join(f"{key} {value}" for key, value in line["tried"].items()) or "the defaults"
+        rows.append([line["arm"], f"**{said}**" if taken else said, f"{row['accuracy']:.1f}",
+                     f"{row['hard']:.1f}", f"{line['cost'] / 1e6:.3f}"])
+    return table(["method", "settings (bold: taken)", "validation, overall", "hard", "cost, million"], rows)
+
+
+# title, the arm without which there is nothing to show (none: tries), what draws it
+SECTIONS = {
+    "reached": ("What was to be reached", "loop", reached),
+    "1": ("1. Gains decay", "1/16 of the data", gains_decay),
+    "2": ("2. The deficiency", "loop", deficiency),
+    "3": ("3. Curriculum", "shuffled", partial(arms_against, number="3", reference=("loop", "warm-up"))),
+    "4": ("4. The loop against the same compute spent otherwise", "same data", equal_compute),
+    "5": ("5. What in the loop matters", "no self-evaluation", what_matters),
+    "6": ("6. Search earns its keep", "found", search_earns),
+    "7": ("7. Does it last?", "many rounds", does_it_last),
+    "8": ("8. Transfer to BFCL", "BFCL", transfers),
+    "9": ("9. Robustness", "robustness", under_perturbation),
+    "tune": ("Settings tried on the validation split", "", tries)}
+INTRODUCTION = """# Results
+
+Percent of held-out samples answered exactly right, mean ± standard deviation over seeds; in brackets, a paired bootstrap 95%
+interval over seeds and samples. Cost, in millions of tokens: 3 x trained + decoded + scored. Experiment 4's runs and `one round`
+cost at least what the loop did; the other rows of experiment 5 cost what they say.
+"""
+
+
+def draw(lines, folder, quick=False):
+    """results.md: each section's table and figure between its marks; what a person wrote around them stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "results.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else INTRODUCTION
+    for name, (title, needs, make) in SECTIONS.items():
+        behind = of(lines, needs) if needs else [line for line in lines if line["try"] is not None]
+        if not behind:
+            continue
+        options = ["--quick"] if quick else behind[0]["flags"]
+        only = {"reached": [], "tune": ["--tune"]}.get(name, ["--only", name])
+        command = " ".join(["python -m docs.experiments", *only, *options])
+        block = f"<!-- begin {name} -->\n`{command}`\n\n{make(lines, folder)}\n<!-- end {name} -->"
+        marks = re.compile(rf"<!-- begin {name} -->.*?<!-- end {name} -->", re.DOTALL)
+        text = marks.sub(lambda _: block, text) if marks.search(text) else f"{text}\n## {title}\n\n{block}\n"
+    path.write_text(text, encoding="utf-8")
+    print(f"{path}: {len(lines)} runs")

@@ -1,0 +1,227 @@
+"""The runner of docs/results.md, in miniature: every arm runs, goes on after a kill, and spends what it has to."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import loop
+import synth
+from conftest import tiny
+from docs import experiments, tables
+from docs.tables import cost
+from eval import judge
+from mcts import Node, SearchConfig, Tree, preference_pairs
+from sft import TOKENS
+
+MINIATURE = ["--n", "12", "--n_test", "6", "--iters", "2", "--simulations", "2", "--k", "2", "--max_new", "8", "--rank", "2",
+             "--pick", "0.34", "--pref_epochs", "1", "--min_gap", "0.01", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def flags(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny("llama", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ["--model", str(folder), *MINIATURE]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_answers():
+    """A random model never ends its answer: scoring stops it early."""
+    patch = pytest.MonkeyPatch()
+    for module in (loop, experiments):
+        full = module.evaluate
+        patch.setattr(module, "evaluate", lambda *args, full=full, **kwargs: full(*args, max_new=6, **kwargs))
+    full_answer = experiments.answer
+    patch.setattr(experiments, "answer", lambda model, tokenizer, samples, max_new=6, *args, **kwargs:
+                  full_answer(model, tokenizer, samples, min(6, max_new), *args, **kwargs))
+    yield
+    patch.undo()
+
+
+def here(folder, *more):
+    return ["--quick", "--out", str(folder / "runs"), "--results", str(folder), *more]
+
+
+def read(folder):
+    return experiments.read_lines(folder / "results.jsonl")
+
+
+@pytest.fixture(scope="module")
+def everything(flags, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("everything")
+    experiments.main([*here(folder), *flags])
+    return folder
+
+
+def test_every_arm_has_a_line(everything):
+    lines = read(everything)
+    expected = {arm.name for arm in experiments.all_arms(replace(experiments.Settings(), sweep="2,4"))}
+    assert expected - {line["arm"] for line in lines} <= {"BFCL"} and len(lines) == len({line["arm"] for line in lines})
+    for line in lines:
+        assert line["cost"] == cost(line["tokens"]) > 0
+        for name in (row["model"] for row in line["models"]):
+            assert len(line["correct"][name]) == len(line["levels"]) == 6
+    assert not list(everything.rglob("*.tmp")) and not list(everything.rglob("final"))
+
+
+def test_equal_compute_holds(everything):
+    lines = {line["arm"]: line for line in read(everything)}
+    loop_cost = lines["loop"]["cost"]
+    assert loop_cost == sum(cost(row["tokens"]) for row in lines["loop"]["models"][2:])
+    for arm in ("same data", "picked targets", "fresh data", "RFT", "whole responses", "steps, no tree", "one round"):
+        assert lines[arm]["cost"] >= loop_cost and lines[arm]["budget"] == loop_cost, arm
+    for arm in ("same data", "picked targets", "fresh data"):      # and not much more: one sample at the end
+        assert lines[arm]["cost"] < loop_cost + 3 * 1000, arm
+    found = lines["found"]["found"]
+    assert found["independent, whole responses"]["decoded"] >= found["tree"]["decoded"]
+
+
+def test_the_arms_are_what_they_say(everything):
+    lines = {line["arm"]: line for line in read(everything)}
+    runs = everything / "runs" / "test0"
+    assert (runs / "many_rounds" / "iter2" / "adapter.safetensors").read_bytes() \
+        == (runs / "loop" / "iter2" / "adapter.safetensors").read_bytes()      # the loop's own rounds, taken over
+    assert lines["many rounds"]["models"][-1]["model"] == "round 3" and len(lines["many rounds"]["diversity"]) == 4
+    assert all((runs / arm / "warmup" / "adapter.safetensors").read_bytes() == (runs / "loop" / "warmup" / "adapter.safetensors").read_bytes()
+               for arm in ("whole_responses", "random_pick", "ORPO"))
+    tree = json.loads((runs / "whole_responses" / "iter1" / "trees.jsonl").read_text().splitlines()[0])
+    assert all(node["parent"] == 0 for node in tree["nodes"][1:])
+    assert lines["one round"]["models"][-1]["model"] == "round 1" and lines["one round"]["shares"]["pick"] > 0.34
+    assert lines["1/4 of the data"]["tokens"]["trained"] < lines["1/2 of the data"]["tokens"]["trained"]
+    assert lines["shuffled"]["tokens"] == lines["hard to easy"]["tokens"]
+    assert lines["random pick"]["tokens"]["scored"] < lines["loop"]["tokens"]["scored"]
+    assert lines["failure-rate pick"]["tokens"]["decoded"] > lines["loop"]["tokens"]["decoded"]
+
+
+def test_a_finished_set_runs_nothing_and_other_settings_are_refused(everything, flags, monkeypatch):
+    before = (everything / "results.jsonl").read_bytes()
+    monkeypatch.setattr(loop, "main", None)
+    experiments.main([*here(everything), "--only", "4", *flags])
+    assert (everything / "results.jsonl").read_bytes() == before
+    with pytest.raises(ValueError, match="loop, seed 0, was run with"):
+        experiments.main([*here(everything), "--only", "4", *flags, "--pick", "0.5"])
+
+
+def test_a_killed_set_goes_on_and_ends_with_the_same_lines(everything, flags, tmp_path, monkeypatch):
+    searched, original = [], loop.score
+
+    def interrupted(*args, **kwargs):
+        searched.append(1)
+        if len(searched) in (3, 6):      # in the loop's first round, and in SFT
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+    monkeypatch.setattr(loop, "score", interrupted)
+    for _ in range(3):
+        try:
+            experiments.main([*here(tmp_path), "--only", "1", *flags])
+        except KeyboardInterrupt:
+            with open(tmp_path / "results.jsonl", "a") as f:
+                f.write('{"arm": "half a li')
+    strip = lambda line: {key: [{**row, "seconds": 0} for row in value] if key == "models" else value
+                          for key, value in line.items() if key != "seconds"}
+    wanted = {line["arm"]: strip(line) for line in read(everything)}
+    lines = read(tmp_path)
+    assert len(lines) == 5 and all(strip(line) == wanted[line["arm"]] for line in lines)
+
+
+def test_tables_come_from_the_lines_alone_and_keep_what_a_person_wrote(everything, tmp_path):
+    (tmp_path / "results.jsonl").write_bytes((everything / "results.jsonl").read_bytes())
+    arguments = [*here(tmp_path), "--draw"]
+    experiments.main(arguments)
+    page = (tmp_path / "results.md").read_text()
+    assert page.count("python -m docs.experiments") >= 9 and not re.search(r"\bnan\b", page) and "## 9. Robustness" in page
+    for picture in re.findall(r"\]\((\w+\.png)\)", page):
+        assert (tmp_path / picture).stat().st_size > 1000
+    (tmp_path / "results.md").write_text(page.replace("## 3. Curriculum", "## 3. Curriculum\n\nOrder hardly matters."))
+    experiments.main(arguments)
+    assert (tmp_path / "results.md").read_text().replace("\n\nOrder hardly matters.", "") == page
+
+
+def test_tries_are_listed_and_the_best_on_validation_is_used(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "TRIES", {"warm-up": [{}, {"lr": 1e-3}], "loop": [{}, {"beta": 0.1}],
+                                               "same data": [{"lr": 1e-3}, {"lr": 1e-4}]})
+    experiments.main([*here(tmp_path), "--tune", *flags])
+    lines = read(tmp_path)
+    assert [(line["arm"], line["try"]) for line in lines] == [(m, i) for m in ("warm-up", "loop", "same data") for i in (0, 1)]
+    assert all(line["settings"]["eval_split"] == "val" and line["seed"] == 100 for line in lines)
+    assert "Settings tried" in (tmp_path / "results.md").read_text()
+    lines[1]["models"][-1]["accuracy"] = 101.0
+    assert experiments.tuned(lines, "warm-up") == {"lr": 1e-3} and experiments.tuned([], "warm-up") == {}
+    lines[0]["models"][-1]["accuracy"] = 101.0      # a tie: the first
+    assert experiments.tuned(lines, "warm-up") == {}
+
+
+def test_every_method_has_as_many_tries():
+    assert {len(tries) for tries in experiments.TRIES.values()} == {4}
+    names = {arm.name for arm in experiments.all_arms(experiments.Settings())}
+    assert experiments.TRIES.keys() - names == {"warm-up"}
+    assert {arm.name for arm in experiments.all_arms(experiments.Settings()) if "4" in arm.experiments} <= experiments.TRIES.keys()
+
+
+def test_the_interval_is_over_seeds_and_cases():
+    rng = np.random.default_rng(1)
+    before = {seed: (rng.random(400) < 0.5).astype(float) for seed in range(5)}
+    after = {seed: np.maximum(array, rng.random(400) < 0.2) for seed, array in before.items()}
+    points, low, high = tables.difference(before, after)
+    assert points == pytest.approx(100 * np.mean([after[s] - before[s] for s in before])) and 0 < low < points < high < 20
+    swapped = {seed: after[seed] if seed % 2 else before[seed] for seed in before}     # seeds that disagree widen it
+    _, low2, high2 = tables.difference(before, swapped)
+    assert high2 - low2 > high - low
+    assert tables.difference(before, before) == (0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def test_samples():
+    return synth.make_samples(150, "test", 3)
+
+
+@pytest.mark.parametrize("name", experiments.PERTURBATIONS)
+def test_perturbed_samples_are_sound_and_still_have_their_answer(test_samples, name):
+    import random
+    changed = 0
+    for i, sample in enumerate(test_samples):
+        before = json.dumps(vars(sample))
+        other = experiments.PERTURBATIONS[name](sample, random.Random(i))
+        assert json.dumps(vars(sample)) == before
+        synth.check_sample(other)
+        assert judge(other, other.target) is None
+        changed += (other.tools, other.messages, other.target) != (sample.tools, sample.messages, sample.target)
+        assert (other.target == sample.target) or name == "parameters renamed"
+    assert changed > 0.3 * len(test_samples)
+
+
+def test_typos_spare_what_the_target_copies():
+    import random
+    tool = {"name": "f", "description": "", "parameters": {"type": "dict", "properties": {"city": {"type": "string"}}, "required": ["city"]}}
+    sample = synth.Sample("x", [tool], [{"role": "user", "content": "please travel towards Rotterdam " * 20}], '[f(city="Rotterdam")]')
+    text = experiments.typos(sample, random.Random(0)).messages[0]["content"]
+    assert text.count("Rotterdam") == 20 and text.count("travel") < 20
+
+
+def test_independent_responses_become_a_tree_of_steps(tokenizer):
+    """Two responses that share a call's name part at its value; the better value is chosen, the names are no pair."""
+    encode = lambda text: tokenizer(text + "<|end|>", add_special_tokens=False)["input_ids"]
+    texts = {'[f(a=1)]': 1.0, '[f(a=2)]': 0.0, '[g(a=2)]': -1.0}
+    nodes = [Node(-1, [], "", children=[1, 2, 3])] + [Node(0, encode(text), text, outcome=o, final=True) for text, o in texts.items()]
+    sample = synth.Sample("x", [], [], "")
+    flat = Tree(sample, [1, 2], nodes, finished=[('[f(a=1)]', True), ('[f(a=1)]', True), ('[f(a=2)]', False), ('[g(a=2)]', False)])
+    tree = experiments.joined(flat, tokenizer)
+    shared = [n for n, node in enumerate(tree.nodes) if len(node.children) == 2]
+    pairs = {(tree.nodes[c].text, tree.nodes[r].text) for c, r in preference_pairs(tree, SearchConfig())}
+    assert len(shared) == 2 and any("1" in c and "2" in r for c, r in pairs)
+    assert any(node.outcome == pytest.approx(2 / 3) and node.visits == 3 for node in tree.nodes)      # f(: twice 1, once 0
+    assert {tuple(tree.so_far(n)) for n, node in enumerate(tree.nodes) if node.final} == {tuple(encode(text)) for text in texts}
+
+
+@pytest.mark.parametrize("more, says", [(["--only", "12"], "--only names experiments"), (["--data", "x.jsonl"], "simulated world")])
+def test_mistakes_get_a_line(tmp_path, more, says):
+    with pytest.raises(ValueError, match=says):
+        experiments.main([*here(tmp_path), *more])
+
+
+def test_cost_counts_backward_twice():
+    assert cost({"trained": 10, "decoded": 5, "scored": 7}) == 42 and set(tables.KINDS) >= set(TOKENS)
