@@ -695,7 +695,8 @@ def base_accuracy(model, batches):
 def train_base(cfg):
     """The embedded model: a Llama of 3.5 million parameters that learns to read schemas, on random tools only.
 
-    Muon for the matrices, AdamW for embeddings and norms; learning rates fall linearly to zero. State is saved every few minutes; the same command goes on from there.
+    Muon for the matrices, AdamW for embeddings and norms; learning rates fall linearly to zero. State is saved every few
+    minutes; the same command goes on from there.
     """
     out, device = Path(cfg.out), pick_device(cfg.device)
     state_file, tokens_seen, step, document = out / "state.safetensors", 0, 0, 0

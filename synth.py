@@ -1331,9 +1331,9 @@ def say(rng, wish, phrasing, shuffle=0.5):
     return text[0].upper() + text[1:]
 
 
-def merge_wishes(rng, wishes, phrasing):
+def merge_wishes(rng, wishes, phrasing, shuffle=0.5):
     """Several wishes in one message."""
-    out, *rest = [say(rng, w, phrasing) for w in wishes]
+    out, *rest = [say(rng, w, phrasing, shuffle) for w in wishes]
     for text in rest:
         if rng.random() < 0.7:
             out = out.rstrip(".?! ") + rng.choice(phrasing.joiners) + text[0].lower() + text[1:]
@@ -1885,7 +1885,7 @@ def base_samples(n, sizes, seed):
     """
     samples, wrong, rng = [], [], random.Random(f"base {seed}")
     while len(samples) < n:
-        hard = rng.random() ** 0.5
+        hard = rng.random()
         tools, phrasing = base_tools(rng, rng.choice(sizes), hard), base_phrasing(rng)
         today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
         wish = make_wish(rng, rng.choice(tools), phrasing, {"literal": 1}, lambda k: base_string(rng, hard), today)
@@ -1893,7 +1893,7 @@ def base_samples(n, sizes, seed):
         other, grade = corrupt(rng, calls, tools, list(wish.args.values()))
         if grade in ("fair", "acceptable"):
             schemas = [t.schema() for t in tools]
-            samples.append(Sample(f"base-{len(samples)}", schemas, [{"role": "user", "content": say(rng, wish, phrasing)}],
+            samples.append(Sample(f"base-{len(samples)}", schemas, [{"role": "user", "content": say(rng, wish, phrasing, 0.5 * hard)}],
                                   format_calls(calls), level_of(schemas, calls), f"{len(tools)} tools", wish.forms,
                                   "%d-%02d-%02d" % today))
             wrong.append(format_calls(other))
@@ -1907,8 +1907,8 @@ def base_document(rng, hardest=1.0):
     begins; up to 1 for the whole range. Returns a tree, a list of (text, index of the parent or -1, is it learned?): each conversation is a branch under
     the toolset, each graded answer a branch under its conversation.
     """
-    hard = hardest * rng.random() ** 0.5
-    more = 3 * hard
+    hard = hardest * rng.random()
+    more, shuffle = 3 * hard, 0.5 * hard
     tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6], [3, 3, more, more, more, more])[0], hard)
     form_weights = {**BASE_FORMS, "literal": BASE_FORMS["literal"] / max(hard, 0.1)}
     today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
@@ -1944,17 +1944,17 @@ def base_document(rng, hardest=1.0):
             stranger = base_tools(rng, 1)[0]
             if {*words_of(stranger.name).split()} & {w for t in tools for w in words_of(t.name).split()}:
                 continue
-            node = add(turn("user", say(rng, wish(stranger), phrasing)) + OPEN, 0)
+            node = add(turn("user", say(rng, wish(stranger), phrasing, shuffle)) + OPEN, 0)
             add(NO_TOOL + END, node, True)
         elif r < 0.16:           # a required value is missing
             needed = [p for p in tool.params if p.required and p.kind != "bool"]
             if needed:
                 p = rng.choice(needed)
-                node = add(turn("user", say(rng, wish(tool, drop=p.name), phrasing)) + OPEN, 0)
+                node = add(turn("user", say(rng, wish(tool, drop=p.name), phrasing, shuffle)) + OPEN, 0)
                 add(ASK.format(name=words_of(p.name)) + END, node, True)
         elif r < 0.28 and sink:  # a chain
             wishes = [wish(source), wish(sink, drop=source.returns)]
-            node = add(turn("user", merge_wishes(rng, wishes, phrasing)) + OPEN, 0)
+            node = add(turn("user", merge_wishes(rng, wishes, phrasing, shuffle)) + OPEN, 0)
             calls = [Call(source.name, wishes[0].args)]
             reply = add(format_calls(calls) + END, node, True)
             grade(node, calls, wishes)
@@ -1972,7 +1972,7 @@ def base_document(rng, hardest=1.0):
             calls = [Call(w.tool.name, w.args) for w in wishes]
             if len({format_calls([c]) for c in calls}) < len(calls):
                 continue
-            node = add(turn("user", merge_wishes(rng, wishes, phrasing)) + OPEN, 0)
+            node = add(turn("user", merge_wishes(rng, wishes, phrasing, shuffle)) + OPEN, 0)
             reply = add(format_calls(calls) + END, node, True)
             if rng.random() < 0.6:
                 grade(node, calls, wishes)
