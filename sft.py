@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import nn
 from tqdm import tqdm
 from transformers import (AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, LlamaConfig, LlamaForCausalLM,
@@ -458,7 +458,7 @@ class SFTConfig:
     device: str = "auto"             # auto, cpu, cuda, mps
     skip_bad: bool = False           # leave out records that cannot be used, and count them
     from_scratch: bool = False       # train the embedded base itself; the settings below are for that
-    base_tokens: float = 12.5e6        # tokens to train on
+    base_tokens: float = 20e6        # tokens to train on
     base_seed: int = 0
 
 
@@ -527,30 +527,37 @@ def step_or_stop(optimizer, loss, step, max_norm=1.0):
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
 CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")
-BASE_TOKENS, BASE_VOCABULARY = 3072, 10240     # tokens an update
+BASE_TOKENS, BASE_PIECES = 3072, 1500     # tokens an update; pieces of words in the vocabulary
 UPPER = "\u21e7"     # stands before a letter that was a capital
 
 
-def train_tokenizer(texts, vocab_size):
-    """Byte-level BPE in which a word is one token wherever it stands, so that copying is a matter of pointing.
+def make_tokenizer(words, pieces):
+    """A tokenizer in which a word is one token wherever it stands, so that copying is a matter of pointing.
 
     Every word begins with a space, be it after a space, an underscore or a bracket (but not at the very start of a
-    text), and is in small letters: " play it", "_play_it(" and "(playIt" share tokens. What differs is marked and undone in decoding: a capital by UPPER, a
-    space behind anything but a word by a space of its own. A digit is a token.
+    text), and is in small letters: " play it", "_play_it(" and "(playIt" share tokens. What differs is marked and
+    undone in decoding: a capital by UPPER, a space behind anything but a word by a space of its own. A digit is a token.
+    words: those that are whole; any other is cut into as few as can be of the most frequent `pieces` of two to four
+    letters in them, and bytes: every token is a common one, since a token that training hardly shows cannot be copied.
     """
-    tokenizer = Tokenizer(models.BPE())
+    counts = Counter(f" {word}"[i:i + n] for word in words for n in (2, 3, 4) for i in range(len(word) + 2 - n))
+    # Viterbi takes the cut with the highest sum; with 1 to 2 a token that is the one with the fewest
+    scores = {token: 0.0 for token in SPECIAL} | {c: -2.0 for c in sorted(pre_tokenizers.ByteLevel.alphabet())}
+    scores |= {c.replace(" ", "\u0120"): -1.2 - 0.1 * (5 - len(c)) for c, _ in counts.most_common(pieces)}
+    scores |= {"\u0120" + word: -1.0 for word in words}
+    marks = [UPPER, " " + UPPER, ", ", ": ", '="', '", "', '", ', '")', ")]", "), ", '")]', '"), ', '["', '"]', ". ", "? "]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    scores |= {byte_level.pre_tokenize_str(mark)[0][0]: -1.0 for mark in marks}
+    tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=0, byte_fallback=False))
     tokenizer.normalizer = normalizers.Sequence([
         *(normalizers.Replace(c, UPPER + c.lower()) for c in string.ascii_uppercase),
         normalizers.Replace(Regex(r"(?<=\P{L})(?<!\p{L} )(?=\p{L})"), " ")])
     split = Regex(rf" ?{UPPER}| ?\p{{L}}+|\p{{N}}|_|\n| |[^\p{{L}}\p{{N}} _\n{UPPER}]+(?: (?!\p{{L}}))?")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(split, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(split, "isolated"), byte_level])
     tokenizer.decoder = decoders.Sequence([
         decoders.ByteLevel(), decoders.Fuse(), decoders.Replace(Regex(r"(?<!\p{L}) (?=\p{L})"), ""),
         *(decoders.Replace(UPPER + c.lower(), c) for c in string.ascii_uppercase)])
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False))
+    tokenizer.add_special_tokens(SPECIAL)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=SPECIAL[0], eos_token=SPECIAL[1],
                                    additional_special_tokens=SPECIAL[2:], clean_up_tokenization_spaces=False,
                                    tool_style="compact")
@@ -648,14 +655,14 @@ def start_with_copying(model, sharpness=2.5):
 
 def base_row(document):
     """Tokens of a row: short ones first, since attention costs their square."""
-    return 320 if document < 8000 else 512
+    return 320 if document < 10_000 else 512
 
 
 def base_trees(tokenizer, seed, start=0):
     """Documents of the base's world as trees of token ids, without end; branches that do not fit a row are cut."""
     for i in itertools.count(start):
         rng = random.Random(f"{seed}-{i}")
-        document = synth.base_document(rng, hardest=1 if seed == "val" else min(1, i / 6000))
+        document = synth.base_document(rng, hardest=1 if seed == "val" else min(1, i / 10_000))
         encoded = tokenizer([text for text, _, _ in document], add_special_tokens=False)["input_ids"]
         tree, number, total = [], {-1: -1}, 0
         for k, (ids, (_, parent, learned)) in enumerate(zip(encoded, document)):
@@ -693,7 +700,7 @@ def base_accuracy(model, batches):
 
 
 def train_base(cfg):
-    """The embedded model: a Llama of 3.5 million parameters that learns to read schemas, on random tools only.
+    """The embedded model: a Llama of 5 million parameters that learns to read schemas, on random tools only.
 
     Muon for the matrices, AdamW for embeddings and norms; learning rates fall linearly to zero. State is saved every few
     minutes; the same command goes on from there.
@@ -703,8 +710,7 @@ def train_base(cfg):
     if (out / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
-        texts = [text for i in range(4000) for text, _, _ in synth.base_document(random.Random(f"tok-{i}"))]
-        tokenizer = train_tokenizer(texts + 400 * [" ".join(words) for words in synth.base_words()], BASE_VOCABULARY)
+        tokenizer = make_tokenizer(synth.vocabulary(), BASE_PIECES)
         tokenizer.save_pretrained(out)
     torch.manual_seed(cfg.base_seed)
     model = LlamaForCausalLM(LlamaConfig(

@@ -15,6 +15,7 @@ test asks for occur in the base's world only (BASE_ONLY), so the warm-up cannot 
 
 import functools
 import inspect
+import itertools
 import json
 import math
 import random
@@ -1631,6 +1632,13 @@ def base_words():
     return [paragraph.split() for paragraph in text.split("\n\n")]
 
 
+def vocabulary():
+    """Words that are whole tokens for the embedded model, sorted."""
+    known = [*itertools.chain(*base_words()), *FILLERS, *PREPOSITIONS, *ONES, *TENS, *MONTHS, *UNITS, *COMPACT_TYPES.values(),
+             *GRADES, *(larger for larger, _ in UNITS.values()), "id", "am", "pm"]
+    return sorted({word.lower() for word in known if word.isalpha()})
+
+
 FILLERS = """well okay so please hello thanks listen maybe now today really just kindly quickly also again soon honestly
 basically actually right hey look anyway friend everyone team sir madam sorry good great fine perfect cheers regards alright
 finally first second meanwhile therefore because since while when if that this these we you they he she it my your our their
@@ -1772,8 +1780,7 @@ def base_tools(rng, n, hard=1.0):
     while len(tools) < n:
         verb, noun = rng.choice(verbs) if rng.random() < 0.95 else pseudo_word(rng), base_word(rng, rng.random() < 0.8)
         if tools and rng.random() < 0.35:      # a near twin: the same verb or the same noun
-            twin = tools[-1].intents[0].split()
-            verb, noun = (twin[0], noun) if rng.random() < 0.5 else (verb, twin[-1])
+            verb, noun = (twin[0], noun) if rng.random() < 0.5 else (verb, twin[1])
         name = base_name(rng, [verb, noun] if rng.random() < 0.65 else [verb, base_word(rng), noun])
         if name in TOOLS or any(t.name == name for t in tools):      # the world's own stay unseen
             continue
@@ -1782,15 +1789,19 @@ def base_tools(rng, n, hard=1.0):
             params.append(base_param(rng, [p.name for p in params], hard))
         params.sort(key=lambda p: not p.required)
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
+        tail = f" {rng.choice(PREPOSITIONS)} {article()}{base_word(rng)}" if rng.random() < 0.4 else ""
         style = rng.random()
         if style > 0.45 * hard:     # the intent repeats the name
-            description, intent = [verb.capitalize(), *extra, noun], f"{verb} {article()}{noun}"
+            description, intent = [verb, *extra, noun], f"{verb} {article()}{noun}"
         elif style > 0.2 * hard:    # the intent repeats the description
-            description, intent = [a.capitalize(), *extra, b], f"{a} {article()}{b}"
+            description, intent = [a, *extra, b], f"{a} {article()}{b}"
         else:                       # half and half
-            description = [verb.capitalize(), *extra, b]
+            description = [verb, *extra, b]
             intent = rng.choice([f"{a} {noun}", f"{verb} {b}", f"{verb} {' '.join(extra)} {b}"])
-        tools.append(Tool(name, " ".join(description), params, [intent]))
+        text = " ".join(description).capitalize() if rng.random() < 0.4 else f"{verb} {article()}{noun}{tail}.".capitalize() \
+            if style > 0.45 * hard else f"{' '.join(description)}{tail}.".capitalize()
+        tools.append(Tool(name, text, params, [intent + tail * (rng.random() < 0.3)]))
+        twin = verb, noun
     if n > 1 and rng.random() < 0.6 * hard:
         source, sink = rng.sample(tools, 2)
         key = f"{base_word(rng)}_id"
@@ -1974,7 +1985,7 @@ def base_document(rng, hardest=1.0):
                 continue
             node = add(turn("user", merge_wishes(rng, wishes, phrasing, shuffle)) + OPEN, 0)
             reply = add(format_calls(calls) + END, node, True)
-            if rng.random() < 0.6:
+            if rng.random() < 0.45:
                 grade(node, calls, wishes)
             if r > 0.92 and wishes[0].args:      # a follow-up that changes one value
                 p = rng.choice([p for p in tool.params if p.name in wishes[0].args])

@@ -1,7 +1,6 @@
 """What the tests share: two tiny random models, two tokenizers, samples of the world."""
 
 import os
-import random
 import sys
 from pathlib import Path
 
@@ -31,15 +30,14 @@ KINDS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2F
 @pytest.fixture(scope="session")
 def tokenizer():
     """The embedded model's kind: compact signatures, <|role|>text<|end|>."""
-    return sft.train_tokenizer(
-        (text for i in range(40) for text, _, _ in synth.base_document(random.Random(f"tokenizer-{i}"))), 900)
+    return sft.make_tokenizer(synth.vocabulary()[::12], 300)
 
 
 @pytest.fixture(scope="session")
 def chatml(tokenizer, tmp_path_factory):
     """Any other model's kind: no word of a tool style, so tools as JSON; <|im_start|>role, text, <|im_end|>."""
     folder = tmp_path_factory.mktemp("chatml")
-    other = sft.train_tokenizer((text for i in range(10) for text, _, _ in synth.base_document(random.Random(i))), 600)
+    other = sft.make_tokenizer(synth.vocabulary()[::40], 200)
     other.chat_template = CHATML
     other.init_kwargs.pop("tool_style")
     other.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
