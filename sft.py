@@ -29,8 +29,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import nn
 from tqdm import tqdm
-from transformers import (AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, LlamaConfig, LlamaForCausalLM,
-                          PreTrainedTokenizerFast)
+from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, HfArgumentParser,
+                          LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
@@ -72,6 +74,25 @@ def count_tokens(kind, n):
     TOKENS[kind] += n
 
 
+def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """SDPA; a few queries (decoding) of heads that share their keys and values stand side by side as one head's.
+
+    query: (rows, heads, length, size); key, value: (rows, fewer heads, all, size). transformers would copy keys and
+    values for each head, the whole cache at every step; here each is read once, and as it is.
+    """
+    rows, heads, length, size = query.shape
+    each = heads // key.shape[1]
+    if each == 1 or length > 16 or attention_mask is None or attention_mask.shape[1] > 1:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    out = F.scaled_dot_product_attention(query.reshape(rows, key.shape[1], each * length, size), key, value,
+                                         attn_mask=attention_mask.repeat(1, 1, each, 1), scale=scaling)
+    return out.reshape(rows, heads, length, size).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("grouped", grouped_attention)
+AttentionMaskInterface.register("grouped", sdpa_mask)
+
+
 def load_model(path, device="auto"):
     """(model, tokenizer) of any causal language model by path or hub name, with SDPA attention.
 
@@ -82,7 +103,7 @@ def load_model(path, device="auto"):
         # AutoTokenizer would give a Qwen2 model Qwen's own way to cut words, whatever its tokenizer.json says
         generic = get_tokenizer_config(path).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
         tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sdpa",
+        model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="grouped",
                                                      dtype=torch.float32 if device.type == "cpu" else "auto")
     except Exception as error:    # missing folder, broken weights, unknown architecture: one line each
         raise ModelError(f"{path}: no model could be loaded ({str(error).strip().splitlines()[0]})") from None
