@@ -21,7 +21,7 @@ from transformers import HfArgumentParser
 
 from mcts import SearchConfig, preference_pairs, read_trees
 from sft import (add_lora, cosine, count_tokens, lay_out, learned_logps, load_model, lora_parameters, run, save_lora,
-                 save_model, segment_sum, step_or_stop, tree_tokens)
+                 save_model, segment_sum, step_or_stop, tree_tokens, within_memory)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -223,12 +223,12 @@ def pair_logps(logps, lengths, where, reference, cfg):
                      smoothing)
 
 
-def micro_batches(trees, cfg, pad_id):
-    """Split an update's trees so that a forward pass holds about `pref_micro_tokens` tokens."""
+def micro_batches(trees, cfg, micro_tokens, pad_id):
+    """Split an update's trees so that a forward pass holds about `micro_tokens` tokens."""
     part, tokens = [], 0
     for tree in trees:
         n = tree_tokens(tree.segments)
-        if part and tokens + n > cfg.pref_micro_tokens:
+        if part and tokens + n > micro_tokens:
             yield lay_out_trees(part, cfg, pad_id)
             part, tokens = [], 0
         part, tokens = [*part, tree], tokens + n
@@ -248,41 +248,51 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
         rng.shuffle(trees)
         updates += [trees[i:i + cfg.pref_batch] for i in range(0, len(trees), cfg.pref_batch)]
     optimizer = torch.optim.AdamW(lora_parameters(model), lr=cfg.pref_lr, weight_decay=0.0)
-    reference, log = {}, []
+    reference, log, micro_tokens = {}, [], cfg.pref_micro_tokens
+
+    @torch.no_grad()
+    def score(micro_tokens):
+        for batch, _, order in micro_batches(trees, cfg, micro_tokens, tokenizer.pad_token_id):
+            batch = batch.to(model.device)
+            logps = segment_sum(batch, learned_logps(model, batch))
+            sizes = [sum(learned for _, _, learned in tree.segments) for tree in order]
+            reference.update(zip(map(id, order), logps.split(sizes)))
+
     if cfg.loss in NEEDS_REFERENCE:       # the policy at the start of the round, dropout off
         model.eval()
-        with torch.no_grad():
-            for batch, _, order in micro_batches(trees, cfg, tokenizer.pad_token_id):
-                batch = batch.to(model.device)
-                logps = segment_sum(batch, learned_logps(model, batch))
-                count_tokens("scored", batch.tokens)
-                sizes = [sum(learned for _, _, learned in tree.segments) for tree in order]
-                reference.update(zip(map(id, order), logps.split(sizes)))
+        _, micro_tokens = within_memory(score, micro_tokens)
+        count_tokens("scored", sum(tree_tokens(tree.segments) for tree in trees))
     model.train()
     for step, update in enumerate(bar := tqdm(updates, desc="optimize", disable=not progress, leave=False)):
         for group in optimizer.param_groups:
             group["lr"] = cfg.pref_lr * cosine(step, len(updates), cfg.pref_warmup)
-        n_pairs, n_right = sum(len(t.chosen) for t in update), sum(t.right >= 0 for t in update)
-        record = {"loss": 0.0, "accuracy": 0.0, "margin": 0.0, "sft": 0.0, "pairs": n_pairs}
-        for batch, where, order in micro_batches(update, cfg, tokenizer.pad_token_id):
-            batch = batch.to(model.device)
-            logps = segment_sum(batch, learned_logps(model, batch))
-            count_tokens("trained", batch.tokens)
-            lengths = torch.bincount(batch.segment, minlength=batch.segments)
-            ref = torch.cat([reference[id(tree)] for tree in order]) if reference else None
-            loss = logps.new_zeros(())
-            if n_pairs:
-                pairs = pair_logps(logps, lengths, where, ref, cfg)
-                loss = loss + LOSSES[cfg.loss](pairs, cfg.beta, cfg.margin).sum() / n_pairs
-                record["accuracy"] += accuracy(pairs, cfg.loss, cfg.beta).sum().item() / n_pairs
-                record["margin"] += margin(pairs, cfg.loss, cfg.beta).sum().item() / n_pairs
-            right = where["right"].to(logps.device)
-            if cfg.sft_weight and len(right):
-                nll = -(logps[right] / lengths[right]).sum() / n_right
-                record["sft"] += nll.item()
-                loss = loss + cfg.sft_weight * nll
-            loss.backward()
-            record["loss"] += loss.item()
+
+        def gradients(micro_tokens):
+            n_pairs, n_right = sum(len(t.chosen) for t in update), sum(t.right >= 0 for t in update)
+            record = {"loss": 0.0, "accuracy": 0.0, "margin": 0.0, "sft": 0.0, "pairs": n_pairs}
+            optimizer.zero_grad(set_to_none=True)
+            for batch, where, order in micro_batches(update, cfg, micro_tokens, tokenizer.pad_token_id):
+                batch = batch.to(model.device)
+                logps = segment_sum(batch, learned_logps(model, batch))
+                lengths = torch.bincount(batch.segment, minlength=batch.segments)
+                ref = torch.cat([reference[id(tree)] for tree in order]) if reference else None
+                loss = logps.new_zeros(())
+                if n_pairs:
+                    pairs = pair_logps(logps, lengths, where, ref, cfg)
+                    loss = loss + LOSSES[cfg.loss](pairs, cfg.beta, cfg.margin).sum() / n_pairs
+                    record["accuracy"] += accuracy(pairs, cfg.loss, cfg.beta).sum().item() / n_pairs
+                    record["margin"] += margin(pairs, cfg.loss, cfg.beta).sum().item() / n_pairs
+                right = where["right"].to(logps.device)
+                if cfg.sft_weight and len(right):
+                    nll = -(logps[right] / lengths[right]).sum() / n_right
+                    record["sft"] += nll.item()
+                    loss = loss + cfg.sft_weight * nll
+                loss.backward()
+                record["loss"] += loss.item()
+            return record
+
+        record, micro_tokens = within_memory(gradients, micro_tokens)
+        count_tokens("trained", sum(tree_tokens(tree.segments) for tree in update))
         step_or_stop(optimizer, record["loss"], step)
         log.append(record)
         bar.set_postfix({key: f"{np.mean([r[key] for r in log[-10:]]):.3f}" for key in ("loss", "accuracy", "margin")})

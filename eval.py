@@ -25,7 +25,7 @@ from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import additive, autocast, context_length, count_tokens, lay_out, load_model, run, tree_tokens
+from sft import additive, autocast, context_length, count_tokens, lay_out, load_model, run, tree_tokens, within_memory
 from synth import Call
 
 
@@ -73,11 +73,10 @@ class Prompts:
     """
 
     @torch.no_grad()
-    def __init__(self, model, prompts, max_tokens=16384, progress=False):
+    def __init__(self, model, prompts, max_tokens=16384):
         """prompts: lists of token ids, each at least one long; max_tokens: padded tokens a forward pass."""
         self.model, self.last, self.states = model, [p[-1] for p in prompts], [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        bar = tqdm(total=len(prompts), desc="prompts", disable=not progress, leave=False)
         while order:
             width = max(1, len(prompts[order[0]]) - 1)
             group, order = order[:max(1, max_tokens // width)], order[max(1, max_tokens // width):]
@@ -89,8 +88,6 @@ class Prompts:
             for row, i in enumerate(group):
                 n = len(prompts[i]) - 1
                 self.states[i] = [(layer.keys[row, :, :n].clone(), layer.values[row, :, :n].clone()) for layer in cache.layers]
-            bar.update(len(group))
-        bar.close()
 
     def length(self, i):
         return self.states[i][0][0].shape[-2]
@@ -140,15 +137,15 @@ def chunks(prompts, index, widths, max_tokens):
 
 
 @torch.no_grad()
-def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536, progress=False):
+def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536):
     """Continue rows to their end, `copies` times each. index: prompt of each row; prefixes: ids of the response so far.
 
-    temperature 0 is greedy. seeds: an integer a row; what a row samples depends on its own alone, not on the batch.
+    temperature 0 is greedy; above it, seeds are needed, an integer a row: what a row samples depends on its own alone,
+    not on the batch.
     Returns for each row a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or `max_new` of
     them, and the log-probability in nats of each under the policy itself (temperature 1).
     """
     model, head, results = prompts.model, prompts.model.get_output_embeddings(), []
-    bar = tqdm(total=len(index), desc="decode", disable=not progress, leave=False)
     for part in chunks(prompts, index, [1 + len(p) + copies * max_new for p in prefixes], max_tokens):
         trees = [[([prompts.last[i], *prefix], -1, False)] for i, prefix in zip(index[part], prefixes[part])]
         batch, hidden, cache, of_prompt = prompts.feed(index[part], trees, copies * max_new)
@@ -159,19 +156,20 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
                           of_prompt.new_zeros(rows, copies * max_new)], -1)[:, None, None].repeat(1, 1, copies, 1)
         position = (of_prompt.sum(1) + lengths)[:, None].repeat(1, copies)
         hidden = hidden[torch.arange(rows), lengths - 1][:, None].expand(-1, copies, -1)
-        uniform = seeds and torch.stack([torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed))
-                                         for seed in seeds[part]]).to(device)
+        uniform = None if temperature <= 0 else torch.stack([
+            torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed)) for seed in seeds[part]]).to(device)
         out, alive, done = [[([], []) for _ in range(copies)] for _ in trees], list(range(rows)), set()
         for step in range(max_new):
             with autocast(device):
                 logits = head(hidden).float()                   # (rows, copies, vocabulary)
+            shares = torch.softmax(logits, -1)
             if temperature > 0:     # the inverse of the distribution function, at a number drawn for the place
-                steps = torch.softmax(logits / temperature, -1).cumsum(-1)
+                steps = (shares if temperature == 1 else torch.softmax(logits / temperature, -1)).cumsum(-1)
                 chosen = torch.searchsorted(steps, uniform[:, step, :, None] * steps[..., -1:])[..., 0]
                 chosen = chosen.clamp(max=logits.shape[-1] - 1)
             else:
                 chosen = logits.argmax(-1)
-            logps = (logits.gather(-1, chosen[..., None])[..., 0] - logits.logsumexp(-1)).tolist()
+            logps = shares.gather(-1, chosen[..., None])[..., 0].log().tolist()
             for n, (row, tokens) in enumerate(zip(alive, chosen.tolist())):
                 for copy, token in enumerate(tokens):
                     if (row, copy) not in done:
@@ -198,8 +196,6 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
         count_tokens("scored", int(lengths.sum()))
         count_tokens("decoded", sum(len(ids) for row in out for ids, _ in row))
         results += out
-        bar.update(len(out))
-    bar.close()
     return results
 
 
@@ -619,14 +615,19 @@ def answer(model, tokenizer, samples, max_new=200, temperature=0.0, seed=0, copi
     asked = [synth.prompt_ids(tokenizer, s) for s in samples]
     order = sorted(range(len(samples)), key=lambda i: len(asked[i]))
     bar = tqdm(total=len(samples), desc="eval", disable=not progress, leave=False)
-    while order:
-        n = max(1, max_tokens // (len(asked[order[-1]]) + copies * max_new))
-        group, order = order[:n], order[n:]
+
+    def next_group(max_tokens):
+        group = order[:max(1, max_tokens // (len(asked[order[-1]]) + copies * max_new))]
         found = decode(Prompts(model, [asked[i] for i in group]), range(len(group)), [[]] * len(group), max_new, stop_id,
                        copies, temperature, [1_000_003 * seed + i for i in group], max_tokens)
         for i, row in zip(group, found):
             texts[i] = [response_text(tokenizer, ids, stop_id) for ids, _ in row]
-        bar.update(len(group))
+        return len(group)
+
+    while order:
+        n, max_tokens = within_memory(next_group, max_tokens)
+        order = order[n:]
+        bar.update(n)
     bar.close()
     return texts
 

@@ -13,14 +13,14 @@ import functools
 import itertools
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import synth
 from eval import Prompts, decode, expected_grade, graded_outcome, response_text, score, stop_token
-from sft import context_length, load_model, run, split_too_long
+from sft import context_length, load_model, run, split_too_long, within_memory
 
 
 @dataclass
@@ -191,29 +191,37 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     """
     if cfg.outcome not in ("graded", "exact", "none"):
         raise ValueError(f"--outcome is graded, exact or none (got {cfg.outcome})")
-    trees = [Tree(s, synth.prompt_ids(tokenizer, s), [Node(-1, [], "")]) for s in samples]
-    order = sorted(range(len(trees)), key=lambda i: len(trees[i].prompt))
+    prompts = [synth.prompt_ids(tokenizer, s) for s in samples]
+    order = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
     bar = tqdm(total=len(samples) * cfg.simulations, desc="search", disable=not progress, leave=False)
-    if order and (room := tokens_in_flight(trees[order[-1]], cfg)) > cfg.max_tokens_in_flight:
+    if order and (room := tokens_in_flight(prompts[order[-1]], cfg)) > cfg.max_tokens_in_flight:
         raise ValueError(f"--max_tokens_in_flight {cfg.max_tokens_in_flight} is too little for the sample "
-                         f"{trees[order[-1]].sample.id}, whose search needs {room}")
-    while order:
-        n = 1
-        while n < len(order) and (n + 1) * tokens_in_flight(trees[order[n]], cfg) <= cfg.max_tokens_in_flight:
+                         f"{samples[order[-1]].id}, whose search needs {room}")
+
+    def next_trees(max_tokens):
+        n, bar.n = 1, len(found) * cfg.simulations
+        while n < len(order) and (n + 1) * tokens_in_flight(prompts[order[n]], cfg) <= max_tokens:
             n += 1
-        search_wave(model, tokenizer, {i: trees[i] for i in order[:n]}, cfg, seed, bar)
-        order = order[n:]
+        trees = {i: Tree(samples[i], prompts[i], [Node(-1, [], "")]) for i in order[:n]}
+        search_wave(model, tokenizer, trees, replace(cfg, max_tokens_in_flight=max_tokens), seed, bar)
+        return trees
+
+    found, max_tokens = {}, cfg.max_tokens_in_flight
+    while order:
+        trees, max_tokens = within_memory(next_trees, max_tokens)
+        found |= trees
+        order = order[len(trees):]
     bar.close()
-    return trees
+    return [found[i] for i in range(len(samples))]
 
 
-def tokens_in_flight(tree, cfg):
+def tokens_in_flight(prompt, cfg):
     """Places in the cache that a tree takes at most: prompt, path, and k continuations."""
-    return len(tree.prompt) + (cfg.k + 1) * cfg.max_new
+    return len(prompt) + (cfg.k + 1) * cfg.max_new
 
 
 def search_wave(model, tokenizer, trees, cfg, seed, bar):
-    """Search some trees together: every forward pass serves all of them. trees: number -> Tree."""
+    """Grow some trees together: every forward pass serves all of them. trees: number -> Tree, as yet a root."""
     stop_id, waiting = stop_token(tokenizer), list(trees)
     prompts = Prompts(model, [trees[i].prompt for i in waiting])
     place = {i: n for n, i in enumerate(waiting)}       # of a tree's prompt among the prompts
@@ -395,7 +403,8 @@ def main(argv=None):
         trees = read_trees(cfg.trees)
     else:
         model, tokenizer = load_model(cfg.model, cfg.device)
-        samples, _ = synth.read_samples(cfg.data, cfg.skip_bad) if cfg.data else (synth.make_samples(cfg.n, "train", cfg.seed), 0)
+        samples, _ = (synth.read_samples(cfg.data, cfg.skip_bad) if cfg.data
+                      else (synth.make_samples(cfg.n, "train", cfg.seed), 0))
         limit = context_length(model, cfg.max_tokens) - search_cfg.max_new
         samples, too_long = split_too_long(tokenizer, samples[:cfg.n], limit)
         if too_long:

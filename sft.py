@@ -74,6 +74,26 @@ def count_tokens(kind, n):
     TOKENS[kind] += n
 
 
+def within_memory(work, tokens):
+    """(work(tokens), tokens), `tokens` being how many are computed together: halved while the device's memory runs out.
+
+    work: begins anew each time, and its result does not depend on `tokens`. Raises TrainingError when nothing is left to
+    halve.
+    """
+    while True:
+        try:
+            return work(tokens), tokens
+        except RuntimeError as error:     # the texts of CUDA and MPS, and of CPU
+            if not any(text in str(error) for text in ("out of memory", "allocate memory")):
+                raise
+        if tokens < 64:
+            raise TrainingError("out of memory, with one sample at a time too: leave out long ones with --max_tokens")
+        tokens //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        tqdm.write(f"out of memory: going on with {tokens} tokens at a time")
+
+
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
     """SDPA; a few queries (decoding) of heads that share their keys and values stand side by side as one head's.
 
@@ -423,15 +443,18 @@ def perplexities(model, tokenizer, samples, row_tokens=512, batch_tokens=8192, p
     model.eval()
     trees = [sample_tree(tokenizer, s) for s in samples]
     order = sorted(range(len(trees)), key=lambda i: tree_tokens(trees[i]))
-    found, rows = {}, pack_indices(order, trees, row_tokens)
-    size = max(1, batch_tokens // row_tokens)
-    for start in tqdm(range(0, len(rows), size), desc="perplexity", disable=not progress, leave=False):
-        chunk = rows[start:start + size]
-        batch = lay_out([[trees[i] for i in row] for row in chunk], tokenizer.pad_token_id).to(model.device)
-        logps = segment_sum(batch, learned_logps(model, batch))
-        count_tokens("scored", batch.tokens)
-        for i, logp in zip(itertools.chain(*chunk), logps.tolist()):
-            found[i] = math.exp(min(50.0, -logp / len(trees[i][1][0])))
+    rows, found = pack_indices(order, trees, row_tokens), {}
+
+    def score(tokens):
+        size = max(1, tokens // row_tokens)
+        for start in tqdm(range(0, len(rows), size), desc="perplexity", disable=not progress, leave=False):
+            chunk = rows[start:start + size]
+            batch = lay_out([[trees[i] for i in row] for row in chunk], tokenizer.pad_token_id).to(model.device)
+            logps = segment_sum(batch, learned_logps(model, batch))
+            for i, logp in zip(itertools.chain(*chunk), logps.tolist()):
+                found[i] = math.exp(min(50.0, -logp / len(trees[i][1][0])))
+    within_memory(score, batch_tokens)
+    count_tokens("scored", sum(map(tree_tokens, trees)))
     return np.array([found[i] for i in range(len(samples))])
 
 
@@ -510,7 +533,7 @@ def warm_up(model, tokenizer, samples, cfg, progress=True):
     """
     rng = random.Random(cfg.seed)
     rows = curriculum_rows(samples, [sample_tree(tokenizer, s) for s in samples], cfg, rng)
-    size, micro = (max(1, n // cfg.row_tokens) for n in (cfg.batch_tokens, cfg.micro_tokens))
+    size, micro_tokens = max(1, cfg.batch_tokens // cfg.row_tokens), cfg.micro_tokens
     updates = [rows[i:i + size] for i in range(0, len(rows), size)]
     optimizer = torch.optim.AdamW(lora_parameters(model), lr=cfg.lr, weight_decay=0.0)
     losses = []
@@ -518,15 +541,22 @@ def warm_up(model, tokenizer, samples, cfg, progress=True):
     for step, update in enumerate(bar := tqdm(updates, desc="sft", disable=not progress, leave=False)):
         for group in optimizer.param_groups:
             group["lr"] = cfg.lr * cosine(step, len(updates), cfg.lr_warmup)
-        batches = [lay_out(update[i:i + micro], tokenizer.pad_token_id) for i in range(0, len(update), micro)]
-        tokens, total = sum(len(b.target) for b in batches), 0.0
-        for batch in batches:
-            loss = -learned_logps(model, batch.to(model.device)).sum() / tokens
-            count_tokens("trained", batch.tokens)
-            loss.backward()
-            total += loss.item()
-        step_or_stop(optimizer, total, step)
-        losses.append(total)
+
+        def gradients(micro_tokens):
+            optimizer.zero_grad(set_to_none=True)
+            rows = max(1, micro_tokens // cfg.row_tokens)
+            batches = [lay_out(update[i:i + rows], tokenizer.pad_token_id) for i in range(0, len(update), rows)]
+            learned, total = sum(len(b.target) for b in batches), 0.0
+            for batch in batches:
+                loss = -learned_logps(model, batch.to(model.device)).sum() / learned
+                loss.backward()
+                total += loss.item()
+            return total
+
+        loss, micro_tokens = within_memory(gradients, micro_tokens)
+        count_tokens("trained", sum(map(tree_tokens, itertools.chain(*update))))
+        step_or_stop(optimizer, loss, step)
+        losses.append(loss)
         bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}")
     model.eval()
     return losses
@@ -538,7 +568,6 @@ def step_or_stop(optimizer, loss, step, max_norm=1.0):
         raise TrainingError(f"the loss is {loss} at step {step}: stopped before the update; try a lower learning rate")
     nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_norm)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -562,7 +591,7 @@ def make_tokenizer(words, pieces):
     letters in them, and bytes: every token is a common one, since a token that training hardly shows cannot be copied.
     """
     counts = Counter(f" {word}"[i:i + n] for word in words for n in (2, 3, 4) for i in range(len(word) + 2 - n))
-    # Viterbi takes the cut with the highest sum; with 1 to 2 a token that is the one with the fewest
+    # Viterbi takes the cut with the highest sum: few tokens, and of two cuts into as many, longer pieces
     scores = {token: 0.0 for token in SPECIAL} | {c: -2.0 for c in sorted(pre_tokenizers.ByteLevel.alphabet())}
     scores |= {c.replace(" ", "\u0120"): -1.2 - 0.1 * (5 - len(c)) for c, _ in counts.most_common(pieces)}
     scores |= {"\u0120" + word: -1.0 for word in words}
@@ -791,7 +820,8 @@ def train_base(cfg):
         bar.update(batch.tokens)
         bar.set_postfix(loss=f"{np.mean(losses):.3f}")
         if step % 400 == 0:
-            bar.write(f"{tokens_seen / 1e6:6.2f}M tokens  loss {np.mean(losses):.3f}  exact {base_accuracy(model, validation):.3f}")
+            bar.write(f"{tokens_seen / 1e6:6.2f}M tokens  loss {np.mean(losses):.3f}  "
+                      f"exact {base_accuracy(model, validation):.3f}")
         if time.time() - saved > 240:
             save()
             saved = time.time()

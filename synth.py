@@ -403,7 +403,8 @@ def draw(rng, param, form, strings, today):
         if form == "unit":
             n = rng.randint(2, 12)
             if rng.random() < 0.25 and factor % 2 == 0:
-                return n * factor + factor // 2, f"{n}.5 {plural}" if rng.random() < 0.5 else f"{in_words(n)} and a half {plural}"
+                half = f"{n}.5 {plural}" if rng.random() < 0.5 else f"{in_words(n)} and a half {plural}"
+                return n * factor + factor // 2, half
             return n * factor, f"{n if rng.random() < 0.5 else in_words(n)} {plural}"
         if form == "words":
             n = rng.randint(2, 60)
@@ -1646,7 +1647,8 @@ need want wish hope would could should can will shall must may might think know 
 appreciate required asked told using given having being some any all each every here there before after where what which who how
 much many more most the a an of to in on at for from by with about into over under between near is are be was were do does did
 has have not i'd i'll don't""".split()
-PREPOSITIONS = "from to on at in for by with of about near under over until after before around into inside behind via per".split()
+PREPOSITIONS = """from to on at in for by with of about near under over until after before around into inside behind
+via per""".split()
 
 
 def pseudo_word(rng):
@@ -1775,7 +1777,7 @@ def base_name(rng, words):
 
 def base_tools(rng, n, hard=1.0):
     """n random tools; some are near twins; in half of the sets one takes an id that another one returns."""
-    verbs, tools = base_words()[1], []
+    verbs, tools, twin = base_words()[1], [], None
     article = lambda: rng.choice(["the ", "a ", "", "my ", "some "])
     while len(tools) < n:
         verb, noun = rng.choice(verbs) if rng.random() < 0.95 else pseudo_word(rng), base_word(rng, rng.random() < 0.8)
@@ -1831,8 +1833,9 @@ def base_result(rng, key):
     value = rng.choice(["", *string.ascii_uppercase]) + "".join(rng.choices("0123456789", k=rng.randint(2, 5)))
     result = {key: value}
     r = rng.random()
-    return ({**result, base_word(rng): rng.randint(1, 500)} if r < 0.3 else {base_word(rng): base_word(rng), **result} if r < 0.6
-            else result), value
+    if r < 0.3:
+        return {**result, base_word(rng): rng.randint(1, 500)}, value
+    return {base_word(rng): base_word(rng), **result} if r < 0.6 else result, value
 
 
 def corrupt(rng, calls, tools, spares):
@@ -1904,9 +1907,9 @@ def base_samples(n, sizes, seed):
         other, grade = corrupt(rng, calls, tools, list(wish.args.values()))
         if grade in ("fair", "acceptable"):
             schemas = [t.schema() for t in tools]
-            samples.append(Sample(f"base-{len(samples)}", schemas, [{"role": "user", "content": say(rng, wish, phrasing, 0.5 * hard)}],
-                                  format_calls(calls), level_of(schemas, calls), f"{len(tools)} tools", wish.forms,
-                                  "%d-%02d-%02d" % today))
+            messages = [{"role": "user", "content": say(rng, wish, phrasing, 0.5 * hard)}]
+            samples.append(Sample(f"base-{len(samples)}", schemas, messages, format_calls(calls), level_of(schemas, calls),
+                                  f"{len(tools)} tools", wish.forms, "%d-%02d-%02d" % today))
             wrong.append(format_calls(other))
     return samples, wrong
 
@@ -1915,8 +1918,8 @@ def base_document(rng, hardest=1.0):
     """One training document of the base: a toolset, several conversations about it, and graded answers.
 
     hardest: 0 for literal values that stand by the names of one or two small tools' parameters, with which training
-    begins; up to 1 for the whole range. Returns a tree, a list of (text, index of the parent or -1, is it learned?): each conversation is a branch under
-    the toolset, each graded answer a branch under its conversation.
+    begins; up to 1 for the whole range. Returns a tree, a list of (text, index of the parent or -1, is it learned?):
+    each conversation is a branch under the toolset, each graded answer a branch under its conversation.
     """
     hard = hardest * rng.random()
     more, shuffle = 3 * hard, 0.5 * hard
@@ -2015,7 +2018,7 @@ def normalize_tool(tool):
         raise ValueError("a tool without a name")
     parameters = tool.get("parameters") or {}
     if "properties" not in parameters:     # a flat table of parameters; nothing says which are required
-        parameters = {"type": "dict", "properties": {k: v for k, v in parameters.items() if isinstance(v, dict)}, "required": []}
+        parameters = {"properties": {k: v for k, v in parameters.items() if isinstance(v, dict)}}
     properties = {key: plain_type(p) for key, p in (parameters["properties"] or {}).items() if isinstance(p, dict)}
     return {"name": tool["name"], "description": tool.get("description") or "",
             "parameters": {"type": "dict", "properties": properties, "required": parameters.get("required") or []}}

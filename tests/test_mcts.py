@@ -228,8 +228,8 @@ def test_trees_do_not_know_of_each_other(model, tokenizer, few, self_eval):
     """Searched one by one, two by two, or all together: the same trees."""
     cfg = replace(CFG, self_eval=self_eval)
     together = search(model, tokenizer, few, cfg, progress=False)
-    room = max(mcts.tokens_in_flight(tree, cfg) for tree in together)
-    with pytest.raises(ValueError, match=rf"max_tokens_in_flight 100 is too little for the sample \S+, whose search needs"):
+    room = max(mcts.tokens_in_flight(tree.prompt, cfg) for tree in together)
+    with pytest.raises(ValueError, match=r"max_tokens_in_flight 100 is too little for the sample \S+, whose search needs"):
         search(model, tokenizer, few, replace(cfg, max_tokens_in_flight=100), progress=False)
     alone = [t for n in (1, 2) for t in search(model, tokenizer, few, replace(cfg, max_tokens_in_flight=n * room), progress=False)]
     together += together

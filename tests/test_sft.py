@@ -111,7 +111,7 @@ def test_pack_is_first_fit(sizes):
 
 
 def test_the_bases_documents_become_trees_that_fit_a_row(tokenizer):
-    for i, tree in itertools.islice(sft.base_trees(tokenizer, "test", 7990), 20):
+    for i, tree in itertools.islice(sft.base_trees(tokenizer, "test", 9990), 20):
         assert tree_tokens(tree) <= sft.base_row(i) and tree[-1][2] and any(learned for _, _, learned in tree)
         assert all(ids and -1 <= parent < i for i, (ids, parent, _) in enumerate(tree))
     first = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
