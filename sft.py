@@ -651,6 +651,16 @@ class Muon(torch.optim.Optimizer):
 
 
 @torch.no_grad()
+def keep_apart(embedding, least=0.6):
+    """No token's vector shorter than `least`, about what it starts with. embedding: (vocabulary, size), in place.
+
+    A token that is seldom a target is pushed away from all outputs, a little each time, and Adam makes whole steps of
+    that: its vector shrinks, and what shrinks cannot be copied, however well attention points at it.
+    """
+    embedding *= (least / embedding.norm(dim=1, keepdim=True).clamp(min=1e-6)).clamp(min=1)
+
+
+@torch.no_grad()
 def start_with_copying(model, sharpness=2.5):
     """Initial weights that copy: heads that look a few tokens back in the first layer, induction heads in the next two.
 
@@ -815,6 +825,7 @@ def train_base(cfg):
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         muon.step()
         adamw.step()
+        keep_apart(model.get_input_embeddings().weight)
         model.zero_grad(set_to_none=True)
         tokens_seen, step, losses = tokens_seen + batch.tokens, step + 1, [*losses[-99:], loss.item()]
         bar.update(batch.tokens)

@@ -1646,7 +1646,7 @@ finally first second meanwhile therefore because since while when if that this t
 need want wish hope would could should can will shall must may might think know ask help let try go come like love prefer
 appreciate required asked told using given having being some any all each every here there before after where what which who how
 much many more most the a an of to in on at for from by with about into over under between near is are be was were do does did
-has have not i'd i'll don't""".split()
+has have not i'd i'll don't as no out up same make takes taking gets its equals both too than then""".split()
 PREPOSITIONS = """from to on at in for by with of about near under over until after before around into inside behind
 via per""".split()
 
@@ -1750,7 +1750,7 @@ def base_param(rng, taken, hard=1.0):
                                   f"{a} {preposition}", f"{preposition} which {a}", f"{a}, {preposition} what"])
         cue = f"{preposition} ~"
     elif cue is None and style < 0.6 * hard:     # the last word of the name does
-        cue = rng.choice(BASE_CUES).format(name=words_of(name).split()[-1], v="~")
+        cue = base_cue(rng).format(name=words_of(name).split()[-1], v="~")
     if kind == "bool":
         of = words_of(name) if rng.random() > 0.5 * hard or not description else description.split()[0].strip(",")
         cue = rng.choice(BASE_BOOLS).format(n=of)
@@ -1813,6 +1813,16 @@ def base_tools(rng, n, hard=1.0):
     return tools
 
 
+def base_cue(rng):
+    """Where a value stands by its parameter's name: one of the list, or words drawn one by one around both."""
+    if rng.random() < 0.5:
+        return rng.choice(BASE_CUES)
+    words = lambda least, most: "".join(rng.choice(FILLERS) + " " for _ in range(rng.randint(least, most)))
+    if rng.random() < 0.5:
+        return f"{words(0, 2)}{{name}} {words(0, 1)}{{v}}"
+    return f"{words(0, 1)}{{v}} {words(1, 2)}{{name}}"
+
+
 def base_phrasing(rng):
     """Frames drawn word by word, so that no wording can be relied on."""
     def noise(low, high):
@@ -1821,7 +1831,7 @@ def base_phrasing(rng):
     first, last = rng.choice(["", "", "", ",", ":", "!", "."]) if opener else "", rng.choice([".", ".", "?", "", "!"])
     middle = rng.choice(["{intent} {cues}"] * 6 + ["{intent} {cues},", "{cues}, {intent}", "{cues}, {intent},", "{intent}: {cues}"])
     return Phrasing([f"{opener}{first} {middle} {closer}{last}"],
-                    [" and ", ", then ", "; ", ". Also ", ", and also ", " and then ", " plus "], rng.sample(BASE_CUES, 4),
+                    [" and ", ", then ", "; ", ". Also ", ", and also ", " and then ", " plus "], [base_cue(rng) for _ in range(4)],
                     ["the same {name}", "that {name} again", "the {name} from above", "the same one", "an identical {name}"],
                     ["the usual {name}", "default {name}", "the standard {name}", "{name} as always", "normal {name}"],
                     ["same but {cues}", "again, {cues}", "now {cues}", "repeat it, {cues}", "another one {cues}",
