@@ -391,3 +391,9 @@ def stop_after(n, function):
             raise KeyboardInterrupt
         return function(*args)
     return called
+
+
+def test_no_row_of_the_embedding_becomes_short():
+    rows = torch.tensor([[3.0, 4.0], [0.03, 0.04], [0.0, -0.6], [0.0, 0.0]])
+    sft.keep_apart(rows, 0.6)
+    assert torch.allclose(rows, torch.tensor([[3.0, 4.0], [0.36, 0.48], [0.0, -0.6], [0.0, 0.0]]))
