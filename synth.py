@@ -1800,9 +1800,13 @@ def base_tools(rng, n, hard=1.0):
         else:                       # half and half
             description = [verb, *extra, b]
             intent = rng.choice([f"{a} {noun}", f"{verb} {b}", f"{verb} {' '.join(extra)} {b}"])
-        text = " ".join(description).capitalize() if rng.random() < 0.4 else f"{verb} {article()}{noun}{tail}.".capitalize() \
-            if style > 0.45 * hard else f"{' '.join(description)}{tail}.".capitalize()
-        tools.append(Tool(name, text, params, [intent + tail * (rng.random() < 0.3)]))
+        if rng.random() < 0.4:
+            text = " ".join(description)
+        elif style > 0.45 * hard:
+            text = f"{verb} {article()}{noun}{tail}."
+        else:
+            text = f"{' '.join(description)}{tail}."
+        tools.append(Tool(name, text.capitalize(), params, [intent + tail * (rng.random() < 0.3)]))
         twin = verb, noun
     if n > 1 and rng.random() < 0.6 * hard:
         source, sink = rng.sample(tools, 2)
