@@ -20,8 +20,8 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from mcts import SearchConfig, preference_pairs, read_trees
-from sft import (add_lora, cosine, count_tokens, lay_out, learned_logps, load_model, lora_parameters, run, save_lora,
-                 save_model, segment_sum, step_or_stop, tree_tokens, within_memory)
+from sft import (add_lora, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters, run,
+                 save_lora, save_model, segment_sum, step_or_stop, tree_tokens, within_memory)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -150,7 +150,6 @@ class DPOConfig:
     pref_warmup: float = 0.1         # share of the steps in which the learning rate rises; then cosine to zero
     pref_epochs: int = 2             # passes over a round's trees
     pref_batch: int = 16             # trees an update
-    pref_row_tokens: int = 768       # trees are packed into rows of this length
     pref_micro_tokens: int = 8192    # tokens a forward pass: more than this are accumulated
 
 
@@ -188,30 +187,20 @@ def paired_tree(tree, pairs, sft=True):
                       [(tree.nodes[c].visits, tree.nodes[r].visits) for c, r in pairs], right)
 
 
-def lay_out_trees(trees, cfg, pad_id):
-    """PairedTrees -> (Batch, where the fragments of all pairs and the right responses stand among its segments, trees
-    in the order of the batch)."""
-    rows, space = [], []
-    for tree in sorted(trees, key=lambda t: -tree_tokens(t.segments)):
-        n = tree_tokens(tree.segments)
-        r = next((r for r, free in enumerate(space) if n <= free), None)
-        if r is None:
-            rows, space, r = [*rows, []], [*space, max(cfg.pref_row_tokens, n)], len(rows)
-        rows[r].append(tree)
-        space[r] -= n
-    batch = lay_out([[tree.segments for tree in row] for row in rows], pad_id)
-    chosen, rejected, visits, right, first, order = [], [], [], [], 0, []
-    for tree in (tree for row in rows for tree in row):
+def lay_out_trees(trees, pad_id):
+    """PairedTrees -> (Batch, where the fragments of all pairs and the right responses stand among its segments)."""
+    chosen, rejected, visits, right, first = [], [], [], [], 0
+    for tree in trees:
         chosen += [first + c for c in tree.chosen]
         rejected += [first + r for r in tree.rejected]
         visits += tree.visits
         if tree.right >= 0:
             right.append(first + tree.right)
         first += sum(learned for _, _, learned in tree.segments)
-        order.append(tree)
     index = lambda values: torch.tensor(values, dtype=torch.long)
-    return batch, {"chosen": index(chosen), "rejected": index(rejected), "right": index(right),
-                   "visits": torch.tensor(visits, dtype=torch.float).reshape(-1, 2)}, order
+    return lay_out([[tree.segments] for tree in trees], pad_id), {
+        "chosen": index(chosen), "rejected": index(rejected), "right": index(right),
+        "visits": torch.tensor(visits, dtype=torch.float).reshape(-1, 2)}
 
 
 def pair_logps(logps, lengths, where, reference, cfg):
@@ -223,16 +212,11 @@ def pair_logps(logps, lengths, where, reference, cfg):
                      smoothing)
 
 
-def micro_batches(trees, cfg, micro_tokens, pad_id):
-    """Split an update's trees so that a forward pass holds about `micro_tokens` tokens."""
-    part, tokens = [], 0
-    for tree in trees:
-        n = tree_tokens(tree.segments)
-        if part and tokens + n > micro_tokens:
-            yield lay_out_trees(part, cfg, pad_id)
-            part, tokens = [], 0
-        part, tokens = [*part, tree], tokens + n
-    yield lay_out_trees(part, cfg, pad_id)
+def micro_batches(trees, micro_tokens, pad_id):
+    """(Batch, where its pairs are, its trees) of each forward pass over trees, about `micro_tokens` tokens each."""
+    for part in like_lengths([tree_tokens(tree.segments) for tree in trees], micro_tokens):
+        part = [trees[i] for i in part]
+        yield *lay_out_trees(part, pad_id), part
 
 
 def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
@@ -252,11 +236,11 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
 
     @torch.no_grad()
     def score(micro_tokens):
-        for batch, _, order in micro_batches(trees, cfg, micro_tokens, tokenizer.pad_token_id):
+        for batch, _, part in micro_batches(trees, micro_tokens, tokenizer.pad_token_id):
             batch = batch.to(model.device)
             logps = segment_sum(batch, learned_logps(model, batch))
-            sizes = [sum(learned for _, _, learned in tree.segments) for tree in order]
-            reference.update(zip(map(id, order), logps.split(sizes)))
+            sizes = [sum(learned for _, _, learned in tree.segments) for tree in part]
+            reference.update(zip(map(id, part), logps.split(sizes)))
 
     if cfg.loss in NEEDS_REFERENCE:       # the policy at the start of the round, dropout off
         model.eval()
@@ -271,11 +255,11 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
             n_pairs, n_right = sum(len(t.chosen) for t in update), sum(t.right >= 0 for t in update)
             record = {"loss": 0.0, "accuracy": 0.0, "margin": 0.0, "sft": 0.0, "pairs": n_pairs}
             optimizer.zero_grad(set_to_none=True)
-            for batch, where, order in micro_batches(update, cfg, micro_tokens, tokenizer.pad_token_id):
+            for batch, where, part in micro_batches(update, micro_tokens, tokenizer.pad_token_id):
                 batch = batch.to(model.device)
                 logps = segment_sum(batch, learned_logps(model, batch))
                 lengths = torch.bincount(batch.segment, minlength=batch.segments)
-                ref = torch.cat([reference[id(tree)] for tree in order]) if reference else None
+                ref = torch.cat([reference[id(tree)] for tree in part]) if reference else None
                 loss = logps.new_zeros(())
                 if n_pairs:
                     pairs = pair_logps(logps, lengths, where, ref, cfg)

@@ -25,7 +25,7 @@ from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import additive, autocast, context_length, count_tokens, lay_out, load_model, run, tree_tokens, within_memory
+from sft import additive, autocast, context_length, count_tokens, lay_out, like_lengths, load_model, run, tree_tokens, within_memory
 from synth import Call
 
 
@@ -73,13 +73,10 @@ class Prompts:
     """
 
     @torch.no_grad()
-    def __init__(self, model, prompts, max_tokens=16384):
+    def __init__(self, model, prompts, max_tokens=4096):
         """prompts: lists of token ids, each at least one long; max_tokens: padded tokens a forward pass."""
         self.model, self.last, self.states = model, [p[-1] for p in prompts], [None] * len(prompts)
-        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-        while order:
-            width = max(1, len(prompts[order[0]]) - 1)
-            group, order = order[:max(1, max_tokens // width)], order[max(1, max_tokens // width):]
+        for group in like_lengths(list(map(len, prompts)), max_tokens):
             batch = lay_out([[[(prompts[i][:-1] or prompts[i], -1, False)]] for i in group], 0).to(model.device)
             count_tokens("scored", sum(len(prompts[i]) - 1 for i in group))
             with autocast(model.device):
@@ -200,14 +197,16 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
 
 
 @torch.no_grad()
-def score(prompts, index, trees, choices=(), max_tokens=65536):
+def score(prompts, index, trees, choices=(), max_tokens=8192):
     """Log-probabilities of the learned segments of trees behind prompts, and what else could stand in their place.
 
     index: prompt of each row; trees: their roots prompts.last. Returns a list for each row of one (logps,
     probabilities) a learned segment: the log-probability in nats of each of its tokens, and the probabilities of
     `choices` (token ids) in place of its first, scaled to sum to one.
     """
-    head, results = prompts.model.get_output_embeddings(), []
+    head, results = prompts.model.get_output_embeddings(), [None] * len(trees)
+    order = sorted(range(len(trees)), key=lambda n: tree_tokens(trees[n]))     # rows of like width: less padding
+    index, trees = [index[n] for n in order], [trees[n] for n in order]
     for part in chunks(prompts, index, list(map(tree_tokens, trees)), max_tokens):
         batch, hidden, *_ = prompts.feed(index[part], trees[part])
         count_tokens("scored", sum(map(tree_tokens, trees[part])))
@@ -216,13 +215,12 @@ def score(prompts, index, trees, choices=(), max_tokens=65536):
         logps = (logits.gather(1, batch.target[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
         shares = torch.softmax(logits[:, list(choices)], -1).tolist()
         start = 0
-        for tree in trees[part]:
-            found = []
+        for n, tree in zip(order[part], trees[part]):
+            results[n] = []
             for ids, _, learned in tree:
                 if learned:
-                    found.append((logps[start:start + len(ids)], shares[start]))
+                    results[n].append((logps[start:start + len(ids)], shares[start]))
                     start += len(ids)
-            results.append(found)
     return results
 
 
@@ -617,12 +615,15 @@ def answer(model, tokenizer, samples, max_new=200, temperature=0.0, seed=0, copi
     bar = tqdm(total=len(samples), desc="eval", disable=not progress, leave=False)
 
     def next_group(max_tokens):
-        group = order[:max(1, max_tokens // (len(asked[order[-1]]) + copies * max_new))]
+        n = 1
+        while n < len(order) and (n + 1) * (len(asked[order[n]]) + copies * max_new) <= max_tokens:
+            n += 1
+        group = order[:n]
         found = decode(Prompts(model, [asked[i] for i in group]), range(len(group)), [[]] * len(group), max_new, stop_id,
                        copies, temperature, [1_000_003 * seed + i for i in group], max_tokens)
         for i, row in zip(group, found):
             texts[i] = [response_text(tokenizer, ids, stop_id) for ids, _ in row]
-        return len(group)
+        return n
 
     while order:
         n, max_tokens = within_memory(next_group, max_tokens)

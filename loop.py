@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ class LoopConfig(SFTConfig):
     iters: int = 3                   # rounds of the second stage
     buffer: float = 0.5              # share of the training set in the replay buffer (the paper's)
     pick: float = 0.2                # share of the buffer picked in a round (the paper: 0.1, the released script: 0.3)
+    reach: float = 0.05              # samples whose target is less probable are picked last; 0: never mind (the paper)
     replay: float = 0.0              # original samples whose targets are trained on beside the trees, as a share of them
     n_test: int = 800                # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out
@@ -51,11 +53,23 @@ class LoopConfig(SFTConfig):
 # ---------------------------------------------------------------------------------------------
 
 
-def pick_complex(model, tokenizer, buffer, share, hardness=perplexities):
-    """The samples whose target has the highest perplexity under the policy (paper.md, 2a), hardest first.
+def complexity(model, tokenizer, samples, reach=0.0, progress=True):
+    """(samples,) what to pick by: the perplexity of the target under the policy (paper.md, 2a).
+
+    reach: samples whose target has a lower probability than this come last, the farthest at the very end: the search
+    would hardly find a right response there, and preferences cannot teach what the policy never does. 0: the paper's
+    rule, which is made for a model that is right on most samples.
+    """
+    h = perplexities(model, tokenizer, samples, progress=progress)
+    logp = -np.log(h) * [len(synth.target_ids(tokenizer, sample)) for sample in samples]
+    return np.where(logp >= np.log(reach), h, logp) if reach else h
+
+
+def pick_complex(model, tokenizer, buffer, share, hardness=complexity):
+    """The most complex samples (paper.md, 2a), hardest first.
 
     As the released script does, the share is taken among samples with and without a call apart, so that neither kind
-    vanishes. hardness: another measure to pick by, for comparison.
+    vanishes. hardness: the measure to pick by.
     """
     h, picked = hardness(model, tokenizer, buffer, progress=True), []
     for with_call in (True, False):
@@ -121,17 +135,18 @@ def check_settings(out, configs):
 def check_sizes(cfg, search_cfg, pref_cfg):
     """Raises ValueError for a setting that no run can have."""
     at_least_one = {"iters": cfg.iters, "n": cfg.n, "n_test": cfg.n_test, "epochs": cfg.epochs, "rank": cfg.rank,
-                    "row_tokens": cfg.row_tokens, "batch_tokens": cfg.batch_tokens, "micro_tokens": cfg.micro_tokens,
+                    "batch_tokens": cfg.batch_tokens, "micro_tokens": cfg.micro_tokens,
                     "simulations": search_cfg.simulations, "k": search_cfg.k, "depth": search_cfg.depth,
-                    "max_new": search_cfg.max_new,
-                    "pref_epochs": pref_cfg.pref_epochs, "pref_batch": pref_cfg.pref_batch,
-                    "pref_row_tokens": pref_cfg.pref_row_tokens, "pref_micro_tokens": pref_cfg.pref_micro_tokens}
+                    "max_new": search_cfg.max_new, "pref_epochs": pref_cfg.pref_epochs,
+                    "pref_batch": pref_cfg.pref_batch, "pref_micro_tokens": pref_cfg.pref_micro_tokens}
     for name, value in at_least_one.items():
         if value < 1:
             raise ValueError(f"--{name} has to be at least 1 (got {value})")
     for name, value in (("buffer", cfg.buffer), ("pick", cfg.pick), ("test_share", cfg.test_share)):
         if not 0 < value <= 1:
             raise ValueError(f"--{name} has to be above 0 and at most 1 (got {value})")
+    if not 0 <= cfg.reach <= 1:
+        raise ValueError(f"--reach is a probability (got {cfg.reach})")
     if search_cfg.temperature <= 0:
         raise ValueError(f"--temperature has to be above 0: search needs different samples (got {search_cfg.temperature})")
     if cfg.replay < 0 or cfg.replay and not pref_cfg.sft_weight:
@@ -237,7 +252,7 @@ td:first-child,th:first-child{{text-align:left}} pre{{overflow-x:auto;font-size:
 # ---------------------------------------------------------------------------------------------
 
 
-def main(argv=None, hardness=perplexities, search=search):
+def main(argv=None, hardness=None, search=search):
     """The method. hardness, search: other ways to pick samples and to grow trees, to compare it with."""
     cfg, search_cfg, pref_cfg = HfArgumentParser((LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(argv)
     check_sizes(cfg, search_cfg, pref_cfg)
@@ -276,7 +291,7 @@ def main(argv=None, hardness=perplexities, search=search):
                 started, before = time.time(), Counter(TOKENS)
                 torch.manual_seed(1000 * cfg.seed + i)
                 merge_lora(model)
-                picked = pick_complex(model, tokenizer, buffer, cfg.pick, hardness)
+                picked = pick_complex(model, tokenizer, buffer, cfg.pick, hardness or partial(complexity, reach=cfg.reach))
                 seconds = {"pick": time.time() - started}
 
                 begun = time.time()

@@ -306,7 +306,7 @@ def evaluate(born, prompts, tokenizer, cfg, stop_id):
         if len(row) > 1:
             rows.append(row)
             index.append(place)
-    found = itertools.chain(*score(prompts, index, rows, grade_ids, cfg.max_tokens_in_flight)) if rows else ()
+    found = itertools.chain(*score(prompts, index, rows, grade_ids)) if rows else ()
     for (node, asked), (logps, shares) in zip(learned, found):
         if asked == "prior":
             node.prior = math.exp(sum(logps) / len(node.ids) ** cfg.length_power)

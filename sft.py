@@ -341,23 +341,6 @@ def tree_tokens(tree):
     return sum(len(ids) for ids, _, _ in tree)
 
 
-def pack(trees, length):
-    """First-fit: trees -> rows (lists of trees) of at most `length` tokens; a longer tree gets a row of its own."""
-    rows, space = [], []
-    for tree in trees:
-        n = tree_tokens(tree)
-        for r in range(len(rows)):
-            if n <= space[r]:
-                break
-        else:
-            rows.append([])
-            space.append(max(length, n))
-            r = -1
-        rows[r].append(tree)
-        space[r] -= n
-    return rows
-
-
 @dataclass
 class Batch:
     """Rows of trees, laid out for one forward pass."""
@@ -430,38 +413,37 @@ def segment_sum(batch, values):
     return values.new_zeros(batch.segments).index_add_(0, batch.segment, values)
 
 
-def row_batches(trees, tokenizer, row_tokens, batch_tokens):
-    """Trees in order -> Batches of rows of about `row_tokens`, about `batch_tokens` in all."""
-    rows = pack(trees, row_tokens)
-    size = max(1, batch_tokens // row_tokens)
-    return [lay_out(rows[i:i + size], tokenizer.pad_token_id) for i in range(0, len(rows), size)]
+def like_lengths(lengths, max_tokens, fill=0.6):
+    """Which rows go through the model together: lists of indices, of at most `max_tokens` tokens with padding each.
+
+    Rows of like length stand together, the longest first, none shorter than `fill` times its list's longest: little is
+    padded, and attention costs no more than each row's own length asks for. At least one row a list.
+    """
+    order, lists = sorted(range(len(lengths)), key=lambda i: -lengths[i]), []
+    while order:
+        longest, n = lengths[order[0]], 1
+        while n < len(order) and (n + 1) * longest <= max_tokens and lengths[order[n]] >= fill * longest:
+            n += 1
+        lists.append(order[:n])
+        order = order[n:]
+    return lists
 
 
 @torch.no_grad()
-def perplexities(model, tokenizer, samples, row_tokens=512, batch_tokens=8192, progress=False):
+def perplexities(model, tokenizer, samples, max_tokens=8192, progress=False):
     """(samples,) h = exp(-(1/n) sum_t log p(y_t | q, T, y_<t)) of each target under the policy (paper.md, 2a)."""
     model.eval()
-    trees = [sample_tree(tokenizer, s) for s in samples]
-    order = sorted(range(len(trees)), key=lambda i: tree_tokens(trees[i]))
-    rows, found = pack_indices(order, trees, row_tokens), {}
+    trees, found = [sample_tree(tokenizer, s) for s in samples], np.zeros(len(samples))
 
-    def score(tokens):
-        size = max(1, tokens // row_tokens)
-        for start in tqdm(range(0, len(rows), size), desc="perplexity", disable=not progress, leave=False):
-            chunk = rows[start:start + size]
-            batch = lay_out([[trees[i] for i in row] for row in chunk], tokenizer.pad_token_id).to(model.device)
+    def score(max_tokens):
+        for part in tqdm(like_lengths(list(map(tree_tokens, trees)), max_tokens), desc="perplexity", disable=not progress,
+                         leave=False):
+            batch = lay_out([[trees[i]] for i in part], tokenizer.pad_token_id).to(model.device)
             logps = segment_sum(batch, learned_logps(model, batch))
-            for i, logp in zip(itertools.chain(*chunk), logps.tolist()):
-                found[i] = math.exp(min(50.0, -logp / len(trees[i][1][0])))
-    within_memory(score, batch_tokens)
+            found[part] = [math.exp(min(50.0, -logp / len(trees[i][1][0]))) for i, logp in zip(part, logps.tolist())]
+    within_memory(score, max_tokens)
     count_tokens("scored", sum(map(tree_tokens, trees)))
-    return np.array([found[i] for i in range(len(samples))])
-
-
-def pack_indices(order, trees, length):
-    """`pack` for indices of trees, so that a caller can find its own again."""
-    rows = pack([[([i] * tree_tokens(trees[i]), -1, False)] for i in order], length)
-    return [[tree[0][0][0] for tree in row] for row in rows]
+    return found
 
 
 def split_too_long(tokenizer, samples, max_tokens):
@@ -492,7 +474,6 @@ class SFTConfig:
     lr_warmup: float = 0.05          # share of the steps in which the learning rate rises; then cosine to zero
     batch_tokens: int = 4096         # tokens an update
     micro_tokens: int = 8192         # tokens a forward pass: more than this are accumulated
-    row_tokens: int = 512            # samples are packed into rows of this length
     max_tokens: int = 4096           # longer samples are left out, and counted
     rank: int = 16                   # LoRA: width of A and B
     alpha: float = 32                # LoRA: the update is scaled by alpha / rank
@@ -512,18 +493,23 @@ def cosine(step, steps, warmup):
     return (step + 1) / rise if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def curriculum_rows(samples, trees, cfg, rng):
-    """Rows of trees in the order of training: each level shuffled within itself, levels in the curriculum's order."""
+def curriculum_updates(samples, trees, cfg, rng):
+    """Updates (lists of trees of about `batch_tokens` in all) in the order of training: each level shuffled within
+    itself, levels in the curriculum's order."""
     levels = {"easy-to-hard": ("easy", "medium", "hard"), "hard-to-easy": ("hard", "medium", "easy"), "shuffled": (None,)}
     if cfg.curriculum not in levels:
         raise ValueError(f"--curriculum is one of {', '.join(levels)} (got {cfg.curriculum})")
-    rows = []
+    updates, tokens = [], cfg.batch_tokens
     for _ in range(cfg.epochs):
         for level in levels[cfg.curriculum]:
             part = [tree for sample, tree in zip(samples, trees) if level in (None, sample.level)]
             rng.shuffle(part)
-            rows += pack(part, cfg.row_tokens)
-    return rows
+            for tree in part:
+                if tokens >= cfg.batch_tokens:
+                    updates, tokens = [*updates, []], 0
+                updates[-1].append(tree)
+                tokens += tree_tokens(tree)
+    return updates
 
 
 def warm_up(model, tokenizer, samples, cfg, progress=True):
@@ -532,9 +518,7 @@ def warm_up(model, tokenizer, samples, cfg, progress=True):
     Raises TrainingError when the loss is no longer a number.
     """
     rng = random.Random(cfg.seed)
-    rows = curriculum_rows(samples, [sample_tree(tokenizer, s) for s in samples], cfg, rng)
-    size, micro_tokens = max(1, cfg.batch_tokens // cfg.row_tokens), cfg.micro_tokens
-    updates = [rows[i:i + size] for i in range(0, len(rows), size)]
+    updates, micro_tokens = curriculum_updates(samples, [sample_tree(tokenizer, s) for s in samples], cfg, rng), cfg.micro_tokens
     optimizer = torch.optim.AdamW(lora_parameters(model), lr=cfg.lr, weight_decay=0.0)
     losses = []
     model.train()
@@ -544,8 +528,8 @@ def warm_up(model, tokenizer, samples, cfg, progress=True):
 
         def gradients(micro_tokens):
             optimizer.zero_grad(set_to_none=True)
-            rows = max(1, micro_tokens // cfg.row_tokens)
-            batches = [lay_out(update[i:i + rows], tokenizer.pad_token_id) for i in range(0, len(update), rows)]
+            batches = [lay_out([[update[i]] for i in part], tokenizer.pad_token_id)
+                       for part in like_lengths(list(map(tree_tokens, update)), micro_tokens)]
             learned, total = sum(len(b.target) for b in batches), 0.0
             for batch in batches:
                 loss = -learned_logps(model, batch.to(model.device)).sum() / learned
@@ -554,7 +538,7 @@ def warm_up(model, tokenizer, samples, cfg, progress=True):
             return total
 
         loss, micro_tokens = within_memory(gradients, micro_tokens)
-        count_tokens("trained", sum(map(tree_tokens, itertools.chain(*update))))
+        count_tokens("trained", sum(map(tree_tokens, update)))
         step_or_stop(optimizer, loss, step)
         losses.append(loss)
         bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}")
@@ -714,12 +698,12 @@ def start_with_copying(model, sharpness=2.5):
 
 
 def base_row(document):
-    """Tokens of a row: short ones first, since attention costs their square."""
+    """Tokens of a document: short ones first, since attention costs their square."""
     return 320 if document < 10_000 else 512
 
 
 def base_trees(tokenizer, seed, start=0):
-    """Documents of the base's world as trees of token ids, without end; branches that do not fit a row are cut."""
+    """Documents of the base's world as trees of token ids, without end; branches beyond `base_row` are cut."""
     for i in itertools.count(start):
         rng = random.Random(f"{seed}-{i}")
         document = synth.base_document(rng, hardest=1 if seed == "val" else min(1, i / 10_000))
@@ -738,14 +722,13 @@ def base_trees(tokenizer, seed, start=0):
 
 def base_batches(tokenizer, seed, start=0):
     """(index of the next document, Batch) without end."""
-    documents, rows = base_trees(tokenizer, seed, start), []
+    documents = base_trees(tokenizer, seed, start)
     while True:
-        drawn = list(itertools.islice(documents, 32))
-        row = base_row(drawn[-1][0])
-        rows += pack(sorted((tree for _, tree in drawn), key=tree_tokens, reverse=True), row)
-        random.Random(drawn[-1][0]).shuffle(rows)
-        while len(rows) > BASE_TOKENS // row:
-            yield drawn[-1][0] + 1, lay_out([rows.pop() for _ in range(BASE_TOKENS // row)], tokenizer.pad_token_id)
+        numbers, trees = zip(*itertools.islice(documents, 96))
+        lists = like_lengths(list(map(tree_tokens, trees)), BASE_TOKENS)
+        random.Random(numbers[-1]).shuffle(lists)
+        for part in lists:
+            yield numbers[-1] + 1, lay_out([[trees[i]] for i in part], tokenizer.pad_token_id)
 
 
 @torch.no_grad()

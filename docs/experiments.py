@@ -506,6 +506,7 @@ def all_arms(settings):
         Arm("no target step", "5", rounds, {"target_step": False}),
         Arm("no SFT term", "5", rounds, {"sft_weight": 0.0}),
         Arm("one round", "5", one_round),
+        Arm("perplexity pick, however far", "5", rounds, {"reach": 0.0}),
         Arm("random pick", "5", partial(rounds, hardness=random_pick)),
         Arm("failure-rate pick", "5", partial(rounds, hardness=failure_rates)),
         *(Arm(name, "5", rounds, {"loss": name.lower()}) for name in ("SimPO", "IPO", "ORPO")),

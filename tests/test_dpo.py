@@ -98,10 +98,10 @@ def paired(trees, sft=True):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("sft_weight, smooth", [(0.0, False), (0.3, True)])
 def test_packed_trees_equal_pairs_one_by_one(policy, tokenizer, searched_trees, monkeypatch, loss, sft_weight, smooth):
-    """Loss and LoRA gradients, several trees a row and several forward passes an update; after the first update the
+    """Loss and LoRA gradients, several trees a batch and several forward passes an update; after the first update the
     policy has moved away from its reference."""
     cfg = DPOConfig(loss=loss, beta=0.7, sft_weight=sft_weight, smooth_by_visits=smooth, pref_epochs=2, pref_batch=9,
-                    pref_row_tokens=100, pref_micro_tokens=120)
+                    pref_micro_tokens=120)
     noise = [0.05 * torch.randn(p.shape) for p in lora_parameters(policy)]
     seen = []
 
@@ -212,15 +212,15 @@ def test_a_paired_tree_holds_what_its_pairs_need_and_no_more():
 
 
 @torch.no_grad()
-def test_rows_keep_each_pair_together(policy, searched_trees):
+def test_a_batch_keeps_each_pair_together(policy, searched_trees):
     trees = paired(searched_trees)
-    batch, where, order = lay_out_trees(trees, DPOConfig(pref_row_tokens=100), 0)
-    assert sorted(map(id, order)) == sorted(map(id, trees)) and len(where["visits"]) == len(where["chosen"])
+    batch, where = lay_out_trees(trees, 0)
+    assert len(where["visits"]) == len(where["chosen"])
     lengths = torch.bincount(batch.segment, minlength=batch.segments)
     logps = segment_sum(batch, learned_logps(policy, batch))
     pairs = pair_logps(logps, lengths, where, None, DPOConfig(smooth_by_visits=True))
     by_prompt, at = {tuple(t.prompt): t for t in searched_trees}, 0
-    for tree in (by_prompt[tuple(t.segments[0][0])] for t in order):
+    for tree in (by_prompt[tuple(t.segments[0][0])] for t in trees):
         for chosen, rejected in preference_pairs(tree, SearchConfig()):
             w, l = tree.nodes[chosen], tree.nodes[rejected]
             assert (pairs.chosen_lengths[at], pairs.rejected_lengths[at]) == (len(w.ids), len(l.ids))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,20 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(finished, tmp_path,
         pass
     loop.main(arguments(checkpoint, tmp_path / "run"))
     assert rows(tmp_path / "run") == rows(reference)
+
+
+def test_picked_are_the_most_complex_that_the_policy_can_reach(monkeypatch, tokenizer):
+    samples = synth.make_samples(12, "train", 0)
+    lengths = [len(synth.target_ids(tokenizer, s)) for s in samples]
+    probability = [0.9, 0.001, 0.5, 0.06, 0.04, 0.2, 0.99, 1e-6, 0.3, 0.07, 0.01, 0.1]
+    h = torch.tensor(probability).double().numpy() ** (-1 / torch.tensor(lengths).double().numpy())
+    monkeypatch.setattr(loop, "perplexities", lambda *args, **kwargs: h)
+    order = lambda reach: sorted(range(12), key=lambda i: -loop.complexity(None, tokenizer, samples, reach)[i])
+    assert order(0.0) == sorted(range(12), key=lambda i: -h[i])
+    near, far = [i for i in range(12) if probability[i] >= 0.05], [4, 10, 1, 7]
+    assert order(0.05) == sorted(near, key=lambda i: -h[i]) + far       # beyond reach, the nearest first
+    picked = loop.pick_complex(None, tokenizer, samples, 0.25, partial(loop.complexity, reach=0.05))
+    assert all(samples.index(s) in near for s in picked) and 2 <= len(picked) <= 4
 
 
 def test_a_search_without_pairs_is_scored_and_the_loop_goes_on(finished, tmp_path, capsys):

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 import sft
 import synth
-from sft import (ModelError, SFTConfig, TrainingError, add_lora, curriculum_rows, lay_out, learned_logps, load_model,
-                 lora_layers, lora_parameters, lora_tensors, orthogonalize, pack, perplexities, sample_tree, save_model,
+from sft import (ModelError, SFTConfig, TrainingError, add_lora, curriculum_updates, lay_out, learned_logps, load_model,
+                 lora_layers, lora_parameters, lora_tensors, orthogonalize, perplexities, sample_tree, save_model,
                  segment_sum, start_with_copying, tree_tokens, warm_up)
 
 
@@ -97,17 +97,14 @@ def test_a_batch_without_learned_segments_is_empty():
     assert batch.segments == 0 and len(batch.target) == 0 and batch.ids.tolist() == [[5, 6]]
 
 
-@given(st.lists(st.integers(1, 30), max_size=25))
-def test_pack_is_first_fit(sizes):
-    trees = [[([i] * size, -1, False)] for i, size in enumerate(sizes)]
-    rows = pack(trees, 20)
-    assert sorted(tree[0][0][0] for row in rows for tree in row) == list(range(len(sizes)))
-    assert all(sum(map(tree_tokens, row)) <= 20 or len(row) == 1 for row in rows)
-    where = {tree[0][0][0]: r for r, row in enumerate(rows) for tree in row}
-    space = [20] * len(rows)
-    for i, size in enumerate(sizes):  # each tree stands in the first row with room for it, or in a new one
-        assert all(space[r] < size for r in range(where[i]))
-        space[where[i]] -= size
+@given(st.lists(st.integers(1, 300), max_size=40), st.integers(1, 900))
+def test_rows_of_like_length_go_together(lengths, max_tokens):
+    lists = sft.like_lengths(lengths, max_tokens)
+    assert sorted(i for part in lists for i in part) == list(range(len(lengths)))
+    for part in lists:
+        longest = max(lengths[i] for i in part)
+        assert len(part) == 1 or len(part) * longest <= max_tokens
+        assert min(lengths[i] for i in part) >= 0.6 * longest
 
 
 def test_the_bases_documents_become_trees_that_fit_a_row(tokenizer):
@@ -116,7 +113,7 @@ def test_the_bases_documents_become_trees_that_fit_a_row(tokenizer):
         assert all(ids and -1 <= parent < i for i, (ids, parent, _) in enumerate(tree))
     first = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
     again = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
-    assert all(map(torch.equal, first, again)) and first[0].shape[0] == sft.BASE_TOKENS // sft.base_row(0)
+    assert all(map(torch.equal, first, again)) and all(ids.numel() <= sft.BASE_TOKENS for ids in first)
 
 
 @given(st.text(st.one_of(st.sampled_from(" _aAbBéÉ(,.\"=0\n"), st.characters(codec="utf-8", exclude_characters=sft.UPPER))))
@@ -136,14 +133,14 @@ def test_a_word_is_the_same_token_wherever_it_stands(tokenizer):
 # ---- Scores of samples --------------------------------------------------------------------------------------------
 
 @torch.no_grad()
-@pytest.mark.parametrize("row_tokens", [64, 2048])
-def test_perplexities_are_those_of_transformers_loss(model, tokenizer, samples, row_tokens):
+@pytest.mark.parametrize("max_tokens", [64, 4096])
+def test_perplexities_are_those_of_transformers_loss(model, tokenizer, samples, max_tokens):
     expected = []
     for s in samples[:8]:
         prompt, target = synth.prompt_ids(tokenizer, s), synth.target_ids(tokenizer, s)
         ids, labels = torch.tensor([prompt + target]), torch.tensor([[-100] * len(prompt) + target])
         expected.append(math.exp(model(input_ids=ids, labels=labels).loss.item()))
-    found = perplexities(model, tokenizer, samples[:8], row_tokens, batch_tokens=2 * row_tokens)
+    found = perplexities(model, tokenizer, samples[:8], max_tokens)
     assert found.tolist() == pytest.approx(expected, rel=1e-4) and found.std() > 0
 
 
@@ -167,16 +164,16 @@ def test_the_curriculum_goes_from_easy_to_hard():
     trees = [[([i] * 7, -1, True)] for i in range(30)]
     orders = {}
     for curriculum in ("easy-to-hard", "hard-to-easy", "shuffled"):
-        cfg = SFTConfig(curriculum=curriculum, epochs=2, row_tokens=20)
-        rows = curriculum_rows(samples, trees, cfg, random.Random(0))
-        order = [tree[0][0][0] for row in rows for tree in row]
+        updates = curriculum_updates(samples, trees, SFTConfig(curriculum=curriculum, epochs=2, batch_tokens=20), random.Random(0))
+        assert [len(update) for update in updates] == [3] * 20      # until there are 20 tokens or more
+        order = [tree[0][0][0] for update in updates for tree in update]
         assert sorted(order[:30]) == sorted(order[30:]) == list(range(30)) and order[:30] != order[30:]
         orders[curriculum] = ["easy medium hard".split().index(samples[i].level) for i in order[:30]]
     assert orders["easy-to-hard"] == [0] * 10 + [1] * 10 + [2] * 10
     assert orders["hard-to-easy"] == [2] * 10 + [1] * 10 + [0] * 10
     assert orders["shuffled"] not in (orders["easy-to-hard"], orders["hard-to-easy"])
     with pytest.raises(ValueError, match="--curriculum is one of easy-to-hard"):
-        curriculum_rows(samples, trees, SFTConfig(curriculum="random"), random.Random(0))
+        curriculum_updates(samples, trees, SFTConfig(curriculum="random"), random.Random(0))
 
 
 def test_warm_up_lowers_the_loss_and_leaves_the_base_alone(model, tokenizer, samples):
@@ -196,8 +193,7 @@ def test_accumulated_micro_batches_are_one_batch(qwen2, tokenizer, samples):
     for micro in (256, 8192):
         torch.manual_seed(0)
         add_lora(qwen2, rank=4, alpha=8)
-        losses = warm_up(qwen2, tokenizer, samples[:6], SFTConfig(batch_tokens=4096, micro_tokens=micro, row_tokens=256),
-                         progress=False)
+        losses = warm_up(qwen2, tokenizer, samples[:6], SFTConfig(batch_tokens=4096, micro_tokens=micro), progress=False)
         results.append((losses, [p.detach().clone() for p in lora_parameters(qwen2)]))
         sft.reset_lora(qwen2)
         sft.fold_lora(qwen2)
