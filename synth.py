@@ -1628,7 +1628,7 @@ def make_samples(n, split, seed=0):
 
 @functools.cache
 def base_words():
-    """Nouns, verbs, adjectives, and other forms of common English words, from base/words.txt: a paragraph each."""
+    """From base/words.txt, a paragraph each: nouns, verbs, adjectives, other forms of common words; names and household words."""
     text = Path(__file__).with_name("base").joinpath("words.txt").read_text(encoding="utf-8")
     return [paragraph.split() for paragraph in text.split("\n\n")]
 
@@ -1667,10 +1667,10 @@ def pseudo_word(rng):
 
 def base_word(rng, plain=False):
     """A common English word, mostly a noun; one in five (none if `plain`) is a word that nobody has seen."""
-    nouns, verbs, adjectives, others = base_words()
+    nouns, verbs, adjectives, others, names = base_words()
     r = rng.random() * (0.8 if plain else 1)
-    return rng.choice(nouns) if r < 0.5 else rng.choice(adjectives) if r < 0.6 else rng.choice(verbs) if r < 0.67 else \
-        rng.choice(others) if r < 0.8 else pseudo_word(rng)
+    return rng.choice(nouns) if r < 0.42 else rng.choice(adjectives) if r < 0.51 else rng.choice(verbs) if r < 0.58 else \
+        rng.choice(others) if r < 0.68 else rng.choice(names) if r < 0.8 else pseudo_word(rng)
 
 
 def base_string(rng, hard=1.0):
@@ -1776,19 +1776,23 @@ def base_name(rng, words):
 
 
 def base_tools(rng, n, hard=1.0):
-    """n random tools; some are near twins; in half of the sets one takes an id that another one returns."""
-    verbs, tools, twin = base_words()[1], [], None
+    """n random tools; some are near twins, or have parameters or a first word in common, as tools of one domain do; in half
+    of the sets one takes an id that another one returns."""
+    verbs, tools, twin, domain = base_words()[1], [], None, base_word(rng) if rng.random() < 0.3 else ""
     article = lambda: rng.choice(["the ", "a ", "", "my ", "some "])
     while len(tools) < n:
         verb, noun = rng.choice(verbs) if rng.random() < 0.95 else pseudo_word(rng), base_word(rng, rng.random() < 0.8)
         if tools and rng.random() < 0.35:      # a near twin: the same verb or the same noun
             verb, noun = (twin[0], noun) if rng.random() < 0.5 else (verb, twin[1])
         name = base_name(rng, [verb, noun] if rng.random() < 0.65 else [verb, base_word(rng), noun])
+        name = f"{domain}.{name}" if domain and "." not in name and rng.random() < 0.6 else name
         if name in TOOLS or any(t.name == name for t in tools):      # the world's own stay unseen
             continue
         params = []
         for _ in range(rng.choices([0, 1, 2, 3, 4, 5], [0.3, 4, 4, 1 + 2 * hard, 1.5 * hard, 0.5 * hard])[0]):
-            params.append(base_param(rng, [p.name for p in params], hard))
+            names, common = [p.name for p in params], [p for t in tools for p in t.params]
+            shared = rng.choice(common) if common and rng.random() < 0.4 else None
+            params.append(shared if shared and shared.name not in names else base_param(rng, names, hard))
         params.sort(key=lambda p: not p.required)
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
         tail = f" {rng.choice(PREPOSITIONS)} {article()}{base_word(rng)}" if rng.random() < 0.4 else ""
@@ -1932,10 +1936,10 @@ def base_document(rng, hardest=1.0):
     """One training document of the base: a toolset, several conversations about it, and graded answers.
 
     hardest: 0 for literal values that stand by the names of one or two small tools' parameters, with which training
-    begins; up to 1 for the whole range. Returns a tree, a list of (text, index of the parent or -1, is it learned?):
+    begins; up to 1 for the whole range, of which plain documents are the most. Returns a tree, a list of (text, index of the parent or -1, is it learned?):
     each conversation is a branch under the toolset, each graded answer a branch under its conversation.
     """
-    hard = hardest * rng.random()
+    hard = hardest * rng.random() ** 2
     more, shuffle = 3 * hard, 0.5 * hard
     tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6], [3, 3, more, more, more, more])[0], hard)
     form_weights = {**BASE_FORMS, "literal": BASE_FORMS["literal"] / max(hard, 0.1)}
@@ -1968,19 +1972,19 @@ def base_document(rng, hardest=1.0):
         phrasing = base_phrasing(rng) if rng.random() < 0.7 else phrasing
         wish = lambda tool, **kw: make_wish(rng, tool, phrasing, form_weights, strings, today, **kw)
         tool, r = rng.choice(tools), rng.random()
-        if r < 0.09:             # no tool fits
+        if r < 0.05:             # no tool fits
             stranger = base_tools(rng, 1)[0]
             if {*words_of(stranger.name).split()} & {w for t in tools for w in words_of(t.name).split()}:
                 continue
             node = add(turn("user", say(rng, wish(stranger), phrasing, shuffle)) + OPEN, 0)
             add(NO_TOOL + END, node, True)
-        elif r < 0.16:           # a required value is missing
+        elif r < 0.09:           # a required value is missing
             needed = [p for p in tool.params if p.required and p.kind != "bool"]
             if needed:
                 p = rng.choice(needed)
                 node = add(turn("user", say(rng, wish(tool, drop=p.name), phrasing, shuffle)) + OPEN, 0)
                 add(ASK.format(name=words_of(p.name)) + END, node, True)
-        elif r < 0.28 and sink:  # a chain
+        elif r < 0.22 and sink:  # a chain
             wishes = [wish(source), wish(sink, drop=source.returns)]
             node = add(turn("user", merge_wishes(rng, wishes, phrasing, shuffle)) + OPEN, 0)
             calls = [Call(source.name, wishes[0].args)]
