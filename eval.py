@@ -93,20 +93,21 @@ class Prompts:
         """Run each row's tree behind its prompt. index: prompt of each row; trees: one a row, its root prompts.last.
 
         Returns the trees as a Batch, hidden states (rows, width, size), the cache with `room` places left, and which
-        places of it hold the row's prompt (rows, before): a tree's tokens stand at `before` and behind.
+        places of it hold the row's prompt (rows, before), the last of them: a tree's tokens stand at `before` and behind.
         """
         device, rows = self.model.device, len(index)
         batch, before = lay_out([[tree] for tree in trees], 0).to(device), max(map(self.length, index))
         width = batch.ids.shape[1]
         lengths = torch.tensor([self.length(i) for i in index])
-        of_prompt = (torch.arange(before) < lengths[:, None]).to(device)
+        of_prompt = (torch.arange(before) >= before - lengths[:, None]).to(device)
         layers = []
         for keys, values in self.states[index[0]]:
             shape = (rows, keys.shape[0], before + width + room, keys.shape[-1])
             layers.append(RoomyLayer(keys.new_zeros(shape), values.new_zeros(shape), before))
         for row, i in enumerate(index):
             for layer, (keys, values) in zip(layers, self.states[i]):
-                layer.keys[row, :, :keys.shape[-2]], layer.values[row, :, :keys.shape[-2]] = keys, values
+                place = slice(before - keys.shape[-2], before)
+                layer.keys[row, :, place], layer.values[row, :, place] = keys, values
         mask = torch.cat([of_prompt[:, None, None].expand(-1, 1, width, -1), batch.mask], -1)
         cache = Cache(layers=layers)
         with autocast(device):
@@ -133,6 +134,15 @@ def chunks(prompts, index, widths, max_tokens):
         start = stop
 
 
+def parts_by_padding(padding, most=4):
+    """Rows in at most `most` parts: (slice, how many first places are padding in all its rows), for sft.grouped_attention.
+
+    It helps where rows stand in the order of their prompts' lengths, as the search's and `answer`'s do.
+    """
+    size = -(-len(padding) // most)
+    return [(slice(i, i + size), min(padding[i:i + size])) for i in range(0, len(padding), size)]
+
+
 @torch.no_grad()
 def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536):
     """Continue rows to their end, `copies` times each. index: prompt of each row; prefixes: ids of the response so far.
@@ -147,6 +157,7 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
         trees = [[([prompts.last[i], *prefix], -1, False)] for i, prefix in zip(index[part], prefixes[part])]
         batch, hidden, cache, of_prompt = prompts.feed(index[part], trees, copies * max_new)
         rows, width, device = len(trees), batch.ids.shape[1], model.device
+        unseen = (~of_prompt).sum(1).tolist()
         lengths = torch.tensor([tree_tokens(tree) for tree in trees], device=device)
         # one query a copy: it sees the prompt, the prefix, and of what is decoded its own tokens
         mask = torch.cat([of_prompt, torch.arange(width, device=device) < lengths[:, None],
@@ -186,9 +197,11 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
             end = cache.layers[0].length
             own = torch.arange(copies, device=device)
             mask[:, :, own, end + own] = True
+            seen = additive(mask[..., :end + copies])
+            seen.parts = parts_by_padding([unseen[row] for row in alive])
             with autocast(device):
-                hidden = model.base_model(input_ids=chosen, attention_mask=additive(mask[..., :end + copies]),
-                                          position_ids=position, past_key_values=cache, use_cache=True).last_hidden_state
+                hidden = model.base_model(input_ids=chosen, attention_mask=seen, position_ids=position, past_key_values=cache,
+                                          use_cache=True).last_hidden_state
             position = position + 1
         count_tokens("scored", int(lengths.sum()))
         count_tokens("decoded", sum(len(ids) for row in out for ids, _ in row))

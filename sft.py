@@ -98,14 +98,17 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, *
     """SDPA; a few queries (decoding) of heads that share their keys and values stand side by side as one head's.
 
     query: (rows, heads, length, size); key, value: (rows, fewer heads, all, size). transformers would copy keys and
-    values for each head, the whole cache at every step; here each is read once, and as it is.
+    values for each head, the whole cache at every step; here each is read once, and as it is. The mask may have `parts`,
+    a list of (slice of rows, number of first places that none of them sees): those places are not read at all.
     """
     rows, heads, length, size = query.shape
     each = heads // key.shape[1]
     if each == 1 or length > 16 or attention_mask is None or attention_mask.shape[1] > 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    out = F.scaled_dot_product_attention(query.reshape(rows, key.shape[1], each * length, size), key, value,
-                                         attn_mask=attention_mask.repeat(1, 1, each, 1), scale=scaling)
+    query, mask = query.reshape(rows, key.shape[1], each * length, size), attention_mask.repeat(1, 1, each, 1)
+    out = torch.cat([F.scaled_dot_product_attention(query[part], key[part, :, start:], value[part, :, start:],
+                                                    attn_mask=mask[part, ..., start:], scale=scaling)
+                     for part, start in getattr(attention_mask, "parts", [(slice(None), 0)])])
     return out.reshape(rows, heads, length, size).transpose(1, 2).contiguous(), None
 
 
