@@ -1437,7 +1437,7 @@ FORM_WEIGHTS = {  # the training set is skewed to the literal, as synthetic data
              "relative": 0.7, "after": 1, "ampm": 1, "spoken": 1.5, "paraphrase": 1.5}}
 FORM_WEIGHTS["val"] = FORM_WEIGHTS["test"]
 
-SCENARIOS = {"single": 5, "select": 4, "parallel": 2.5, "mixed": 2.5, "chain": 2, "followup": 1.2, "missing": 0.9,
+SCENARIOS = {"single": 5, "select": 5, "parallel": 2, "mixed": 2, "chain": 2, "followup": 1.5, "missing": 0.9,
              "irrelevant": 0.9}
 
 PHRASINGS = {
@@ -1569,13 +1569,13 @@ def make_sample(rng, split, index):
         calls, target, setup = None, NO_TOOL, []
         split_tools = [t for t in split_tools if t.domain != stranger.domain]
     else:
-        wishes = [wish(tool)]
+        more = rng.choice([1, 1, 1, 1, 2, 3]) if scenario in ("parallel", "mixed") else 0
+        mention = 0.3 if more else 0.5     # of several calls each says less
+        wishes = [wish(tool, mention=mention)]
         if scenario == "parallel":
-            for _ in range(rng.choice([1, 1, 2, 3])):
-                wishes.append(wish(tool, before=wishes[-1]))
-        elif scenario == "mixed":
-            others = [t for t in here if t is not tool]
-            wishes += [wish(t) for t in rng.sample(others, rng.choice([1, 1, 2, 3]))]
+            for _ in range(more):
+                wishes.append(wish(tool, before=wishes[-1], mention=mention))
+        wishes += [wish(t, mention=mention) for t in rng.sample([t for t in here if t is not tool], more * (scenario == "mixed"))]
         chosen = list({w.tool.name: w.tool for w in wishes}.values())
         calls = [Call(w.tool.name, w.args) for w in wishes]
         messages.append({"role": "user", "content": merge_wishes(rng, wishes, phrasing)})
@@ -1669,8 +1669,8 @@ def base_word(rng, plain=False):
     """A common English word, mostly a noun; one in five (none if `plain`) is a word that nobody has seen."""
     nouns, verbs, adjectives, others, names = base_words()
     r = rng.random() * (0.8 if plain else 1)
-    return rng.choice(nouns) if r < 0.42 else rng.choice(adjectives) if r < 0.51 else rng.choice(verbs) if r < 0.58 else \
-        rng.choice(others) if r < 0.68 else rng.choice(names) if r < 0.8 else pseudo_word(rng)
+    return rng.choice(nouns) if r < 0.3 else rng.choice(adjectives) if r < 0.35 else rng.choice(verbs) if r < 0.4 else \
+        rng.choice(others) if r < 0.55 else rng.choice(names) if r < 0.8 else pseudo_word(rng)
 
 
 def base_string(rng, hard=1.0):
@@ -1797,16 +1797,17 @@ def base_tools(rng, n, hard=1.0):
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
         tail = f" {rng.choice(PREPOSITIONS)} {article()}{base_word(rng)}" if rng.random() < 0.4 else ""
         style = rng.random()
-        if style > 0.45 * hard:     # the intent repeats the name
-            description, intent = [verb, *extra, noun], f"{verb} {article()}{noun}"
-        elif style > 0.2 * hard:    # the intent repeats the description
+        if style > 0.15 + 0.3 * hard:     # the intent repeats the name
+            between = f"{base_word(rng)} " if rng.random() < 0.2 else ""
+            description, intent = [verb, *extra, noun], f"{verb} {article()}{between}{noun}"
+        elif style > 0.1 + 0.1 * hard:    # the intent repeats the description
             description, intent = [a, *extra, b], f"{a} {article()}{b}"
-        else:                       # half and half
+        else:                             # half and half
             description = [verb, *extra, b]
             intent = rng.choice([f"{a} {noun}", f"{verb} {b}", f"{verb} {' '.join(extra)} {b}"])
         if rng.random() < 0.4:
             text = " ".join(description)
-        elif style > 0.45 * hard:
+        elif style > 0.15 + 0.3 * hard:
             text = f"{verb} {article()}{noun}{tail}."
         else:
             text = f"{' '.join(description)}{tail}."
@@ -1834,7 +1835,7 @@ def base_cue(rng):
 def base_phrasing(rng):
     """Frames drawn word by word, so that no wording can be relied on."""
     def noise(low, high):
-        return " ".join(rng.choice(FILLERS) for _ in range(rng.randint(low, high)))
+        return " ".join(rng.choice(FILLERS) if rng.random() < 0.7 else base_word(rng) for _ in range(rng.randint(low, high)))
     opener, closer = noise(0, 4) if rng.random() < 0.7 else "", noise(1, 3) if rng.random() < 0.2 else ""
     first, last = rng.choice(["", "", "", ",", ":", "!", "."]) if opener else "", rng.choice([".", ".", "?", "", "!"])
     middle = rng.choice(["{intent} {cues}"] * 6 + ["{intent} {cues},", "{cues}, {intent}", "{cues}, {intent},", "{intent}: {cues}"])
