@@ -473,7 +473,7 @@ class SFTConfig:
     out: str = "out/sft"             # folder for the adapter and the merged checkpoint
     curriculum: str = "easy-to-hard"  # the paper's order; or hard-to-easy, shuffled
     epochs: int = 1                  # passes over the data
-    lr: float = 2e-3                 # of LoRA; the 8B model of the paper wants about 1e-4
+    lr: float = 5e-4                 # of LoRA; the 8B model of the paper wants about 1e-4
     lr_warmup: float = 0.05          # share of the steps in which the learning rate rises; then cosine to zero
     batch_tokens: int = 4096         # tokens an update
     micro_tokens: int = 8192         # tokens a forward pass: more than this are accumulated
@@ -486,7 +486,7 @@ class SFTConfig:
     device: str = "auto"             # auto, cpu, cuda, mps
     skip_bad: bool = False           # leave out records that cannot be used, and count them
     from_scratch: bool = False       # train the embedded base itself; the settings below are for that
-    base_tokens: float = 20e6        # tokens to train on
+    base_tokens: float = 35e6        # tokens to train on
     base_seed: int = 0
 
 
