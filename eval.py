@@ -25,7 +25,8 @@ from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import additive, autocast, context_length, count_tokens, lay_out, like_lengths, load_model, run, tree_tokens, within_memory
+from sft import (additive, autocast, context_length, count_tokens, fitting, lay_out, like_lengths, load_model, run, tree_tokens,
+                 within_memory)
 from synth import Call
 
 
@@ -628,15 +629,12 @@ def answer(model, tokenizer, samples, max_new=200, temperature=0.0, seed=0, copi
     bar = tqdm(total=len(samples), desc="eval", disable=not progress, leave=False)
 
     def next_group(max_tokens):
-        n = 1
-        while n < len(order) and (n + 1) * (len(asked[order[n]]) + copies * max_new) <= max_tokens:
-            n += 1
-        group = order[:n]
+        group = order[:fitting([len(asked[i]) + copies * max_new for i in order], max_tokens)]
         found = decode(Prompts(model, [asked[i] for i in group]), range(len(group)), [[]] * len(group), max_new, stop_id,
                        copies, temperature, [1_000_003 * seed + i for i in group], max_tokens)
         for i, row in zip(group, found):
             texts[i] = [response_text(tokenizer, ids, stop_id) for ids, _ in row]
-        return n
+        return len(group)
 
     while order:
         n, max_tokens = within_memory(next_group, max_tokens)

@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 
 import synth
 from eval import Prompts, decode, expected_grade, graded_outcome, response_text, score, stop_token
-from sft import context_length, load_model, run, split_too_long, within_memory
+from sft import context_length, fitting, load_model, run, split_too_long, within_memory
 
 
 @dataclass
@@ -199,9 +199,7 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
                          f"{samples[order[-1]].id}, whose search needs {room}")
 
     def next_trees(max_tokens):
-        n, bar.n = 1, len(found) * cfg.simulations
-        while n < len(order) and (n + 1) * tokens_in_flight(prompts[order[n]], cfg) <= max_tokens:
-            n += 1
+        n, bar.n = fitting([tokens_in_flight(prompts[i], cfg) for i in order], max_tokens), len(found) * cfg.simulations
         trees = {i: Tree(samples[i], prompts[i], [Node(-1, [], "")]) for i in order[:n]}
         search_wave(model, tokenizer, trees, replace(cfg, max_tokens_in_flight=max_tokens), seed, bar)
         return trees

@@ -3,7 +3,7 @@
     python sft.py --model base --data train.jsonl --out warmup      # iTool's warm-up: easy, then medium, then hard
     python sft.py --from_scratch --out base                         # how the embedded base was made
 
-LoRA, the packing of samples into rows, and the training loops are written out here. A row holds *trees* of tokens:
+LoRA, the layout of samples in rows, and the training loops are written out here. A row holds *trees* of tokens:
 segments of text, each below a parent, where a token attends to its ancestors only. A sample is the smallest tree
 (prompt, response); a toolset with many conversations, or all the steps that a search tried, are larger ones.
 """
@@ -432,6 +432,14 @@ def like_lengths(lengths, max_tokens, fill=0.6):
     return lists
 
 
+def fitting(lengths, max_tokens):
+    """How many of the first rows, shortest first, fit into `max_tokens` tokens with padding; at least one."""
+    n = 1
+    while n < len(lengths) and (n + 1) * lengths[n] <= max_tokens:
+        n += 1
+    return n
+
+
 @torch.no_grad()
 def perplexities(model, tokenizer, samples, max_tokens=8192, progress=False):
     """(samples,) h = exp(-(1/n) sum_t log p(y_t | q, T, y_<t)) of each target under the policy (paper.md, 2a)."""
@@ -521,7 +529,8 @@ def warm_up(model, tokenizer, samples, cfg, progress=True):
     Raises TrainingError when the loss is no longer a number.
     """
     rng = random.Random(cfg.seed)
-    updates, micro_tokens = curriculum_updates(samples, [sample_tree(tokenizer, s) for s in samples], cfg, rng), cfg.micro_tokens
+    trees, micro_tokens = [sample_tree(tokenizer, s) for s in samples], cfg.micro_tokens
+    updates = curriculum_updates(samples, trees, cfg, rng)
     optimizer = torch.optim.AdamW(lora_parameters(model), lr=cfg.lr, weight_decay=0.0)
     losses = []
     model.train()

@@ -1575,7 +1575,9 @@ def make_sample(rng, split, index):
         if scenario == "parallel":
             for _ in range(more):
                 wishes.append(wish(tool, before=wishes[-1], mention=mention))
-        wishes += [wish(t, mention=mention) for t in rng.sample([t for t in here if t is not tool], more * (scenario == "mixed"))]
+        elif scenario == "mixed":
+            others = [t for t in here if t is not tool]
+            wishes += [wish(t, mention=mention) for t in rng.sample(others, more)]
         chosen = list({w.tool.name: w.tool for w in wishes}.values())
         calls = [Call(w.tool.name, w.args) for w in wishes]
         messages.append({"role": "user", "content": merge_wishes(rng, wishes, phrasing)})
@@ -1628,7 +1630,7 @@ def make_samples(n, split, seed=0):
 
 @functools.cache
 def base_words():
-    """From base/words.txt, a paragraph each: nouns, verbs, adjectives, other forms of common words; names and household words."""
+    """From base/words.txt, a paragraph each: nouns; verbs; adjectives; other forms; names, and words of the world."""
     text = Path(__file__).with_name("base").joinpath("words.txt").read_text(encoding="utf-8")
     return [paragraph.split() for paragraph in text.split("\n\n")]
 
@@ -1937,8 +1939,9 @@ def base_document(rng, hardest=1.0):
     """One training document of the base: a toolset, several conversations about it, and graded answers.
 
     hardest: 0 for literal values that stand by the names of one or two small tools' parameters, with which training
-    begins; up to 1 for the whole range, of which plain documents are the most. Returns a tree, a list of (text, index of the parent or -1, is it learned?):
-    each conversation is a branch under the toolset, each graded answer a branch under its conversation.
+    begins; up to 1 for the whole range, of which plain documents are the most. Returns a tree, a list of (text, index of
+    the parent or -1, is it learned?): each conversation is a branch under the toolset, each graded answer a branch under
+    its conversation.
     """
     hard = hardest * rng.random() ** 2
     more, shuffle = 3 * hard, 0.5 * hard

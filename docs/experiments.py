@@ -60,7 +60,7 @@ class Settings:
 # The same number for each method; the first stands where none has been tried. {}: loop.py's own. A method's tries start from
 # the warm-up's best and the loop's, which are found first.
 TRIES = {
-    "warm-up": [{}, {"lr": 1e-3}, {"lr": 4e-3}, {"lr": 2e-3, "epochs": 2}],
+    "warm-up": [{}, {"lr": 2e-4}, {"lr": 1e-3}, {"lr": 2e-3}],
     "loop": [{}, {"pref_lr": 2e-4}, {"pref_lr": 1e-3}, {"beta": 0.1}],
     "same data": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
     "picked targets": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],

@@ -35,6 +35,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKED = 512     # tokens of a row into which trl packs samples, or of the longest where that is more
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -401,7 +402,7 @@ def sft_baseline(cfg, batch, packing, limit=0, shape=""):
                 learned, tokens = learned + len(target), tokens + len(prompt + target)
             shared = trainer_settings(device, batch, settings.lr, settings.lr_warmup, settings.epochs, folder)
             if packing:     # no sample is cut
-                shared["max_length"] = max(512, *(len(row["input_ids"]) for row in rows))
+                shared["max_length"] = max(PACKED, *(len(row["input_ids"]) for row in rows))
             trainer = trl.SFTTrainer(
                 model, args=trl.SFTConfig(**shared, completion_only_loss=True, packing=packing),
                 train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, peft_config=peft_config(cfg))
@@ -710,7 +711,7 @@ def part_sft(bench):
     yield row
     # as many tokens a forward pass on both sides
     settings = sft.SFTConfig()
-    same = {"batch": max(1, min(settings.batch_tokens, settings.micro_tokens) // 512), "packing": True}
+    same = {"batch": max(1, min(settings.batch_tokens, settings.micro_tokens) // PACKED), "packing": True}
     bench_cfg = replace(bench.cfg, n=min(bench.cfg.n, 64), repeats=1, warmup=0)
     row, _ = take_turns(bench_cfg, bench.log, "sft, vocabulary 150,000", "response tokens",
                         ("sft_ours", {"shape": "vocabulary"}), ("sft_baseline", {**same, "shape": "vocabulary"}))

@@ -117,7 +117,7 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(finished):
 
 
 @pytest.mark.parametrize("flag, value", [("--iters", "0"), ("--n", "-3"), ("--k", "0"), ("--pick", "0"), ("--temperature", "0"),
-                                         ("--rank", "0"), ("--eval_split", "train")])
+                                         ("--rank", "0"), ("--reach", "2"), ("--eval_split", "train")])
 def test_sizes_that_no_run_can_have(checkpoint, tmp_path, flag, value):
     with pytest.raises(ValueError, match=flag):
         loop.main(arguments(checkpoint, tmp_path / "run", flag, value))
