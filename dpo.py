@@ -146,9 +146,9 @@ class DPOConfig:
     margin: float = 0.5              # SimPO's gamma: the margin that the chosen fragment should have
     smooth_by_visits: bool = False   # DPO: label smoothing by visit counts, as the ancestor does
     sft_weight: float = 1.0          # weight of cross-entropy on a right response of each tree; 0: preferences only
-    pref_lr: float = 5e-4            # of LoRA; the 8B model of the paper wants about 1e-6
+    pref_lr: float = 2e-4            # of LoRA; the 8B model of the paper wants about 1e-6
     pref_warmup: float = 0.1         # share of the steps in which the learning rate rises; then cosine to zero
-    pref_epochs: int = 2             # passes over a round's trees
+    pref_epochs: int = 1             # passes over a round's trees
     pref_batch: int = 16             # trees an update
     pref_micro_tokens: int = 8192    # tokens a forward pass: more than this are accumulated
 

@@ -494,7 +494,7 @@ class SFTConfig:
     device: str = "auto"             # auto, cpu, cuda, mps
     skip_bad: bool = False           # leave out records that cannot be used, and count them
     from_scratch: bool = False       # train the embedded base itself; the settings below are for that
-    base_tokens: float = 35e6        # tokens to train on
+    base_tokens: float = 50e6        # tokens to train on
     base_seed: int = 0
 
 
@@ -711,7 +711,7 @@ def start_with_copying(model, sharpness=2.5):
 
 def base_row(document):
     """Tokens of a document: short ones first, since attention costs their square."""
-    return 320 if document < 10_000 else 512
+    return 320 if document < 10_000 else 768
 
 
 def base_trees(tokenizer, seed, start=0):

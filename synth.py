@@ -256,6 +256,14 @@ PARAPHRASES = {  # enum option -> how people say it without the word
     "outdoor": "outside|in the open air", "solo": "alone|by myself", "group": "together|with others"}
 PARAPHRASES = {word: phrases.split("|") for word, phrases in PARAPHRASES.items()}
 
+# verbs that stand for each other in the base's documents, as English that a larger model knows
+SYNONYMS = [group.split("|") for group in """find|locate|search|look for;cancel|call off|drop;create|make|prepare|build;
+start|open|begin|launch;send|mail|write;show|list|display;compute|calculate|work out;book|reserve|arrange;set|adjust|change;
+get|fetch|obtain;buy|order|purchase;check|inspect|look at;mark|grade|rate;move|shift|reschedule;remove|delete|take away;save|keep|store;
+stop|end|finish;share|split|divide;read|look up;answer|reply;track|follow;note|record|log;hire|engage;plan|schedule;lock|protect;
+tell|report;add|put in;pay|settle;return|send back|give back;play|put on;join|enter;close|shut;fix|repair;pick|choose|select;
+help|assist;test|try;review|go over;print|put on paper;measure|size up;warn|alert;invite|ask over""".replace("\n", "").split(";")]
+
 STRINGS = ("city person street company product title text food device room team word language country").split()
 
 
@@ -1443,11 +1451,22 @@ SCENARIOS = {"single": 5, "select": 5, "parallel": 2, "mixed": 2, "chain": 2, "f
 PHRASINGS = {
     "train": Phrasing(
         ["{intent} {cues}.", "I want to {intent} {cues}.", "Please {intent} {cues}.", "Can you {intent} {cues}?",
-         "I need to {intent} {cues}.", "Help me {intent} {cues}.", "Let's {intent} {cues}.", "{intent} for me {cues}."],
-        [" and ", " and then ", ". Then ", ". Also, "],
-        ["with {name} {v}", "{name} {v}", "use {v} as {name}", "the {name} is {v}"],
-        ["the same {name} as before", "that same {name}"], ["with the usual {name}", "with the standard {name}"],
-        ["Now do it {cues}.", "Do the same, but {cues}.", "Once more, {cues}."]),
+         "I need to {intent} {cues}.", "Help me {intent} {cues}.", "Let's {intent} {cues}.", "{intent} for me {cues}.",
+         "Could you please {intent} {cues}?", "I would like to {intent} {cues}.", "Go ahead and {intent} {cues}.",
+         "My friend wants to {intent} {cues}.", "Is there a way to {intent} {cues}?", "Hello, {intent} {cues}, thank you.",
+         "Next on my list is to {intent} {cues}.", "The task is to {intent} {cues}.", "I was asked to {intent} {cues}.",
+         "How do I {intent} {cues}?", "We should {intent} {cues}, okay?", "Since nobody else will, {intent} {cues}.",
+         "Dear helper, {intent} {cues}.", "Here is what I want: {intent} {cues}.", "One more thing to do - {intent} {cues}.",
+         "If you can, {intent} {cues}, please.", "After lunch we {intent} {cues}.", "{intent} {cues}, and be quick about it."],
+        [" and ", " and then ", ". Then ", ". Also, ", ", plus ", ". When that is done, ", ". I also want you to do this: "],
+        ["with {name} {v}", "{name} {v}", "use {v} as {name}", "the {name} is {v}", "{name} set to {v}",
+         "its {name} should be {v}", "{v} goes in {name}", "choose {v} when it comes to the {name}", "my {name} would be {v}",
+         "whose {name} is {v}", "pick {v} as the {name}", "{v} is the {name}", "as for the {name}, {v}",
+         "the {name} must read {v}", "{name} is going to be {v}", "{name} = {v}", "put down {v} under {name}",
+         "go with {v}, that's the {name}"],
+        ["the same {name} as before", "that same {name}", "the {name} I just gave"],
+        ["with the usual {name}", "with the standard {name}", "any {name} will do", "I don't care about the {name}"],
+        ["Now do it {cues}.", "Do the same, but {cues}.", "Once more, {cues}.", "Again {cues}, please.", "Repeat that {cues}."]),
     "val": Phrasing(
         ["Would it be possible to {intent} {cues}?", "It's time to {intent} {cues}.", "Someone has to {intent} {cues}.",
          "Today's plan: {intent} {cues}."],
@@ -1677,25 +1696,31 @@ def base_word(rng, plain=False):
 
 def base_string(rng, hard=1.0):
     """Any span: words, names, codes, addresses, in any case; long and odd ones as often as `hard` (0 to 1) says."""
-    r = rng.random() * (0.84 + 0.16 * hard)
-    if r < 0.6:
+    r = rng.random() * (0.9 + 0.1 * hard)
+    phrase = lambda low, high: " ".join(rng.choice(FILLERS) if rng.random() < 0.4 else base_word(rng)
+                                        for _ in range(rng.randint(low, high)))
+    if r < 0.56:
         words = [base_word(rng) for _ in range(rng.choice([1, 1, 1, 2, 2] + [3] * (rng.random() < hard)))]
         if rng.random() < 0.6:
             words = [w.capitalize() for w in words]
+        if len(words) > 1 and rng.random() < 0.2:
+            words.insert(1, rng.choice(FILLERS))
         if rng.random() < 0.1 * hard:
             words[rng.randrange(len(words))] += rng.choice(["'s", "-" + base_word(rng), "!", "?"])
         return " ".join(words)
-    if r < 0.74:
+    if r < 0.68:
         return " ".join(pseudo_word(rng).capitalize() for _ in range(rng.randint(1, 2)))
-    if r < 0.84:
+    if r < 0.78:
         return rng.choice(string.ascii_uppercase) + "".join(rng.choices("0123456789", k=rng.randint(2, 5)))
     if r < 0.88:
+        return phrase(2, 5)
+    if r < 0.92:
         return f"{rng.randint(1, 200)} {base_word(rng).capitalize()} {rng.choice(['Street', 'Road', 'Lane', 'Avenue'])}"
-    if r < 0.91:
+    if r < 0.95:
         return f"{pseudo_word(rng)}@{base_word(rng)}.{rng.choice(['com', 'org', 'net'])}"
-    if r < 0.94:
+    if r < 0.98:
         return f"{base_word(rng)}.{rng.choice(['txt', 'pdf', 'csv', 'png'])}"
-    return " ".join(rng.choice(FILLERS) if rng.random() < 0.4 else base_word(rng) for _ in range(rng.randint(3, 6)))
+    return phrase(5, 8)
 
 
 BASE_CUES = ["{name} {v}", "with {name} {v}", "with the {name} {v}", "{name}: {v}", "the {name} is {v}", "set {name} to {v}",
@@ -1715,7 +1740,7 @@ def base_param(rng, taken, hard=1.0):
     plain = rng.random() < 0.9
     noun, other, preposition = base_word(rng, plain), base_word(rng, plain), rng.choice(PREPOSITIONS)
     name = noun if rng.random() < 0.65 else f"{other}_{noun}"
-    about = " ".join(base_word(rng) for _ in range(rng.choice([0, 1, 1, 2])))
+    about = " ".join(base_word(rng) for _ in range(rng.choice([0, 1, 1, 2, 3])))
     description, cue = about, None
     if kind == "word":
         kind = rng.choice(STRINGS)
@@ -1784,6 +1809,8 @@ def base_tools(rng, n, hard=1.0):
     article = lambda: rng.choice(["the ", "a ", "", "my ", "some "])
     while len(tools) < n:
         verb, noun = rng.choice(verbs) if rng.random() < 0.95 else pseudo_word(rng), base_word(rng, rng.random() < 0.8)
+        group = rng.choice(SYNONYMS) if rng.random() < 0.3 else [verb]      # words for the same deed
+        verb = rng.choice([w for w in group if " " not in w])
         if tools and rng.random() < 0.35:      # a near twin: the same verb or the same noun
             verb, noun = (twin[0], noun) if rng.random() < 0.5 else (verb, twin[1])
         name = base_name(rng, [verb, noun] if rng.random() < 0.65 else [verb, base_word(rng), noun])
@@ -1791,7 +1818,7 @@ def base_tools(rng, n, hard=1.0):
         if name in TOOLS or any(t.name == name for t in tools):      # the world's own stay unseen
             continue
         params = []
-        for _ in range(rng.choices([0, 1, 2, 3, 4, 5], [0.3, 4, 4, 1 + 2 * hard, 1.5 * hard, 0.5 * hard])[0]):
+        for _ in range(rng.choices([0, 1, 2, 3, 4, 5], [0.3, 2, 3, 2 + hard, 1 + hard, 0.3 + hard])[0]):
             names, common = [p.name for p in params], [p for t in tools for p in t.params]
             shared = rng.choice(common) if common and rng.random() < 0.4 else None
             params.append(shared if shared and shared.name not in names else base_param(rng, names, hard))
@@ -1799,20 +1826,23 @@ def base_tools(rng, n, hard=1.0):
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
         tail = f" {rng.choice(PREPOSITIONS)} {article()}{base_word(rng)}" if rng.random() < 0.4 else ""
         style = rng.random()
-        if style > 0.15 + 0.3 * hard:     # the intent repeats the name
+        if style > 0.3 + 0.25 * hard:     # the intent repeats the name
             between = f"{base_word(rng)} " if rng.random() < 0.2 else ""
             description, intent = [verb, *extra, noun], f"{verb} {article()}{between}{noun}"
-        elif style > 0.1 + 0.1 * hard:    # the intent repeats the description
+        elif style > 0.2 + 0.1 * hard:    # the intent repeats the description
             description, intent = [a, *extra, b], f"{a} {article()}{b}"
         else:                             # half and half
             description = [verb, *extra, b]
             intent = rng.choice([f"{a} {noun}", f"{verb} {b}", f"{verb} {' '.join(extra)} {b}"])
         if rng.random() < 0.4:
             text = " ".join(description)
-        elif style > 0.15 + 0.3 * hard:
+        elif style > 0.3 + 0.25 * hard:
             text = f"{verb} {article()}{noun}{tail}."
         else:
             text = f"{' '.join(description)}{tail}."
+        others = [w for words in SYNONYMS if verb in words for w in words if w != verb]
+        if others and intent.startswith(verb + " ") and rng.random() < 0.5:
+            intent = rng.choice(others) + intent[len(verb):]
         tools.append(Tool(name, text.capitalize(), params, [intent + tail * (rng.random() < 0.3)]))
         twin = verb, noun
     if n > 1 and rng.random() < 0.6 * hard:
@@ -1844,7 +1874,8 @@ def base_phrasing(rng):
     return Phrasing([f"{opener}{first} {middle} {closer}{last}"],
                     [" and ", ", then ", "; ", ". Also ", ", and also ", " and then ", " plus "], [base_cue(rng) for _ in range(4)],
                     ["the same {name}", "that {name} again", "the {name} from above", "the same one", "an identical {name}"],
-                    ["the usual {name}", "default {name}", "the standard {name}", "{name} as always", "normal {name}"],
+                    ["the usual {name}", "default {name}", "the standard {name}", "{name} as always", "normal {name}",
+                     *(f"{noise(1, 2)} {{name}} {noise(0, 2)}".strip() for _ in range(5))],
                     ["same but {cues}", "again, {cues}", "now {cues}", "repeat it, {cues}", "another one {cues}",
                      "do that once more {cues}"], own_cue=0.85)
 
@@ -1944,7 +1975,7 @@ def base_document(rng, hardest=1.0):
     its conversation.
     """
     hard = hardest * rng.random() ** 2
-    more, shuffle = 3 * hard, 0.5 * hard
+    more, shuffle = 2 * hardest, 0.5 * hard
     tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6], [3, 3, more, more, more, more])[0], hard)
     form_weights = {**BASE_FORMS, "literal": BASE_FORMS["literal"] / max(hard, 0.1)}
     today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))

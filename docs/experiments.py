@@ -61,17 +61,17 @@ class Settings:
 # the warm-up's best and the loop's, which are found first.
 TRIES = {
     "warm-up": [{}, {"lr": 2e-4}, {"lr": 1e-3}, {"lr": 2e-3}],
-    "loop": [{}, {"pref_lr": 2e-4}, {"pref_lr": 1e-3}, {"beta": 0.1}],
+    "loop": [{}, {"pref_lr": 5e-4}, {"pref_lr": 1e-4}, {"beta": 0.1}],
     "same data": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
     "picked targets": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
     "fresh data": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
     "RFT": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
-    "whole responses": [{}, {"pref_lr": 2e-4}, {"pref_lr": 1e-3}, {"beta": 0.1}],
-    "steps, no tree": [{}, {"pref_lr": 2e-4}, {"pref_lr": 1e-3}, {"beta": 0.1}],
-    "SimPO": [{"beta": 2.5, "margin": 0.5}, {"beta": 2.5, "margin": 0.5, "pref_lr": 2e-4},
-              {"beta": 2.5, "margin": 0.5, "pref_lr": 1e-3}, {"beta": 10, "margin": 5}],
-    "IPO": [{"beta": 0.1}, {"beta": 0.1, "pref_lr": 2e-4}, {"beta": 0.1, "pref_lr": 1e-3}, {"beta": 0.3}],
-    "ORPO": [{"beta": 0.1}, {"beta": 0.1, "pref_lr": 2e-4}, {"beta": 0.1, "pref_lr": 1e-3}, {"beta": 0.5}],
+    "whole responses": [{}, {"pref_lr": 5e-4}, {"pref_lr": 1e-4}, {"beta": 0.1}],
+    "steps, no tree": [{}, {"pref_lr": 5e-4}, {"pref_lr": 1e-4}, {"beta": 0.1}],
+    "SimPO": [{"beta": 2.5, "margin": 0.5}, {"beta": 2.5, "margin": 0.5, "pref_lr": 5e-4},
+              {"beta": 2.5, "margin": 0.5, "pref_lr": 1e-4}, {"beta": 10, "margin": 5}],
+    "IPO": [{"beta": 0.1}, {"beta": 0.1, "pref_lr": 5e-4}, {"beta": 0.1, "pref_lr": 1e-4}, {"beta": 0.3}],
+    "ORPO": [{"beta": 0.1}, {"beta": 0.1, "pref_lr": 5e-4}, {"beta": 0.1, "pref_lr": 1e-4}, {"beta": 0.5}],
 }
 
 
@@ -504,7 +504,8 @@ def all_arms(settings):
         Arm("no self-evaluation", "5", rounds, {"self_eval": 0.0}),
         Arm("no outcome reward", "5", rounds, {"outcome": "none"}),
         Arm("no target step", "5", rounds, {"target_step": False}),
-        Arm("no SFT term", "5", rounds, {"sft_weight": 0.0}),
+        Arm("no SFT term", "5", rounds, {"sft_weight": 0.0, "replay": 0.0}),
+        Arm("no replay", "5", rounds, {"replay": 0.0}),
         Arm("one round", "5", one_round),
         Arm("perplexity pick, however far", "5", rounds, {"reach": 0.0}),
         Arm("random pick", "5", partial(rounds, hardness=random_pick)),
@@ -514,8 +515,9 @@ def all_arms(settings):
         *(Arm(f"temperature {t}", "5", rounds, {"temperature": t}) for t in (0.7, 1.5)),
         Arm("found", "6", found_by_search),
         Arm("many rounds", "7", partial(rounds, extend=True, say=True), many),
-        Arm("many rounds, replay", "7", partial(rounds, say=True), {**many, "replay": 1.0}),
-        Arm("many rounds, nothing original", "7", partial(rounds, say=True), {**many, "target_step": False, "sft_weight": 0.0}),
+        Arm("many rounds, no replay", "7", partial(rounds, say=True), {**many, "replay": 0.0}),
+        Arm("many rounds, nothing original", "7", partial(rounds, say=True), {**many, "target_step": False, "sft_weight": 0.0,
+                                                                                      "replay": 0.0}),
         Arm("BFCL", "8", transfer),
         Arm("robustness", "9", robustness),
     ]

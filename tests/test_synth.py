@@ -141,6 +141,14 @@ def test_wording_and_tools_of_the_world_are_new_to_the_base(documents):
     assert not [name for name in TOOLS if any(f"{name}(" in document for document in documents)]
 
 
+def test_the_bases_toolsets_are_as_large_as_the_worlds(drawn, documents):
+    """A model of 5 million parameters reads no prompt much longer than those of its training."""
+    world = sorted(len(synth.system_message(s, "compact")) for s in drawn["train"])
+    base = sorted(len(document.split("<|end|>")[0]) for document in documents)
+    for share in (0.5, 0.75, 0.9):
+        assert base[int(share * len(base))] >= 0.8 * world[int(share * len(world))]
+
+
 def test_forms_kept_for_the_base_and_the_test(drawn):
     in_train = {form for s in make_samples(3000, "train", seed=1) for form in s.forms}
     in_test = {form for s in drawn["test"] for form in s.forms}
