@@ -122,7 +122,7 @@ def test_every_side_of_ours_and_the_slow_search_run(saved, tmp_path):
         found = run(name, cfg, **options)
         assert found["units"] > 0 and found["seconds"] > 0 and found["memory"] > 2 ** 20 and found["tokens"], name
     one = run("preference_ours", cfg, path=path, most=1)
-    assert one["units"] == 2 * one["trees"]
+    assert one["units"] == bench.dpo.DPOConfig().pref_epochs * one["trees"]
 
 
 @pytest.mark.filterwarnings("ignore")

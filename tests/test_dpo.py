@@ -248,7 +248,7 @@ def test_the_command_trains_on_saved_trees(checkpoint, tokenizer, tmp_path, caps
     trees = [searched(seed, len(tokenizer)) for seed in range(4)]
     write_trees(trees, tmp_path / "trees.jsonl")
     dpo.main(["--model", str(checkpoint), "--trees", str(tmp_path / "trees.jsonl"), "--out", str(tmp_path / "out"),
-              "--loss", "simpo", "--beta", "2", "--rank", "2", "--device", "cpu"])
+              "--pref_epochs", "2", "--loss", "simpo", "--beta", "2", "--rank", "2", "--device", "cpu"])
     out = capsys.readouterr().out
     assert "12 pairs in 4 trees, 2 updates, loss " in out and "accuracy" in out and "margin" in out
     sft.load_model(tmp_path / "out", "cpu")
