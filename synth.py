@@ -1826,17 +1826,18 @@ def base_tools(rng, n, hard=1.0):
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
         tail = f" {rng.choice(PREPOSITIONS)} {article()}{base_word(rng)}" if rng.random() < 0.4 else ""
         style = rng.random()
-        if style > 0.3 + 0.25 * hard:     # the intent repeats the name
+        repeats_name = style > 0.3 + 0.25 * hard
+        if repeats_name:
             between = f"{base_word(rng)} " if rng.random() < 0.2 else ""
             description, intent = [verb, *extra, noun], f"{verb} {article()}{between}{noun}"
-        elif style > 0.2 + 0.1 * hard:    # the intent repeats the description
+        elif style > 0.2 + 0.1 * hard:    # the request repeats the description
             description, intent = [a, *extra, b], f"{a} {article()}{b}"
         else:                             # half and half
             description = [verb, *extra, b]
             intent = rng.choice([f"{a} {noun}", f"{verb} {b}", f"{verb} {' '.join(extra)} {b}"])
         if rng.random() < 0.4:
             text = " ".join(description)
-        elif style > 0.3 + 0.25 * hard:
+        elif repeats_name:
             text = f"{verb} {article()}{noun}{tail}."
         else:
             text = f"{' '.join(description)}{tail}."
