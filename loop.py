@@ -150,7 +150,8 @@ def check_sizes(cfg, search_cfg, pref_cfg):
     if search_cfg.temperature <= 0:
         raise ValueError(f"--temperature has to be above 0: search needs different samples (got {search_cfg.temperature})")
     if cfg.replay < 0 or cfg.replay and not pref_cfg.sft_weight:
-        raise ValueError(f"--replay is at least 0, and above it needs --sft_weight (got {cfg.replay}, {pref_cfg.sft_weight})")
+        raise ValueError(f"--replay is at least 0, and above it needs --sft_weight: without that give --replay 0 (got "
+                         f"{cfg.replay}, {pref_cfg.sft_weight})")
     if cfg.eval_split not in ("test", "val"):
         raise ValueError(f"--eval_split is test or val (got {cfg.eval_split})")
 
