@@ -1447,6 +1447,9 @@ FORM_WEIGHTS["val"] = FORM_WEIGHTS["test"]
 
 SCENARIOS = {"single": 5, "select": 5, "parallel": 2, "mixed": 2, "chain": 2, "followup": 1.5, "missing": 0.9,
              "irrelevant": 0.9}
+SIZES = {  # tools in a toolset, as BFCL has them: one where no tool is to be chosen
+    "single": [1], "parallel": [1, 1, 1, 2, 3, 4], "select": [2, 2, 3, 3, 4, 5, 6], "mixed": [2, 2, 3, 3, 4, 5],
+    "chain": [2, 2, 3, 3, 4, 5], "followup": [1, 1, 2, 3, 4], "missing": [1, 1, 2, 3, 4], "irrelevant": [1, 1, 2, 3, 4]}
 
 PHRASINGS = {
     "train": Phrasing(
@@ -1617,7 +1620,7 @@ def make_sample(rng, split, index):
             return None
         for call in calls:
             TOOLS[call.name].run(world, **call.args)      # a call that the world refuses raises ToolError
-    n_tools = 1 if scenario == "single" else rng.choice([2, 2, 3, 3, 4, 5, 6])
+    n_tools = rng.choice(SIZES[scenario])
     near, far = [t for t in here if t not in chosen], [t for t in split_tools if t.domain != domain]
     others = rng.sample(near, min(len(near), rng.randint(0, 4))) + rng.sample(far, min(len(far), 6))
     tools = chosen + others[:max(0, n_tools - len(chosen))]
@@ -1723,9 +1726,59 @@ def base_string(rng, hard=1.0):
     return phrase(5, 8)
 
 
-BASE_CUES = ["{name} {v}", "with {name} {v}", "with the {name} {v}", "{name}: {v}", "the {name} is {v}", "set {name} to {v}",
-             "{name} should be {v}", "{name} = {v}", "and {name} {v}", "{name} of {v}", "whose {name} is {v}",
-             "whose {name} says {v}", "using {v} as the {name}", "put {v} down as {name}"]
+# How the base's people ask. (a|b|) is a choice, {w} any word, {f} a small one; what a split of the world says is left out.
+BASE_FRAMES = """
+(i|we|they|she|he|my {w}|the {w}) (really |still |now |)(want|wants|need|needs|have|has|hope|plan|wish|mean|expect|try|would love|\
+am trying|are going|decided|promised|forgot|intend|like|ought) to {intent} {cues}(.|!|, {f}.|)
+(can|could|would|will|may|should) (you|we|i|someone|somebody|they|she|he) (please |kindly |maybe |quickly |just |now |){intent} \
+{cues}(?| for me?|, please?| {f}?| {f} {f}?)
+(are you able|is it okay|is it right|how hard is it|do you know how|are we ready|is anyone free|am i allowed|what does it take|\
+who is going|is it too late|is it hard|does it help) to {intent} {cues}?
+(please|kindly|just|now|quickly|so|okay|next|first|finally|today|tonight|tomorrow|then|again|well|right|hello|hi|good morning|\
+listen|look|sorry|thanks)(,|| -|!|:) {intent} {cues}(.|, please.| for me.|, thanks.|)
+(the|my|our|this|a|your|his|her) (next|first|last|only|other|main|new|{w}) (job|step|thing|goal|aim|idea|duty|wish|{w}) \
+(is|was|will be|would be|seems) to {intent} {cues}.
+(when|if|as soon as|once|while|after|because|since|before|until) (you|we|i|they|the {w}|my {w}) \
+(can|are {w}|have {w}|get {w}|{w}|{f} {w}|have time), {intent} {cues}(.|, please.| {f}.)
+(my|our|the|his|her|your) {w} (asks|asked|wants|needs|expects|begs|told|ordered|reminds|wrote|called|likes) \
+(me|us|you|them|him|her) to {intent} {cues}.
+{w}(,|:|!| and|;| -) {intent} {cues}(.|!|, thanks.|, thank you.| {f} {f}.|)
+{f} {w}(,|:|!| and|;| -) {intent} {cues}(.|!|, thanks.| {f}.|)
+(i|we|they) (think|guess|know|suppose|believe|say|see|heard|wonder if) (you|we|i|they|he|she) (should|can|must|may|will|could|might) \
+{intent} {cues}(.|?)
+(i|we) (am|was|will be|would be|are|were) (happy|glad|ready|here|asking|about|supposed|sure|{w}) (if you|to|that you|so) \
+{intent} {cues}.
+(it|this|that) (is|was|would be|will be|must be) (good|great|nice|useful|important|better|kind|{w}) (if you|if we|to|that you|when you) \
+{intent} {cues}.
+there (is|are|was) (a |some |no |){w}(: |, so | - |, and ){intent} {cues}.
+(i|we) have (a|an|one|some|another) (question|wish|request|job|idea|{w})(:|.| -) {intent} {cues}.
+""".strip().split("\n")
+BASE_CUES = """
+(with |and |using |at |where |while |given |if |for |so |by |as |but |plus |in |on |||||)(the |a |its |my |this |your |our ||||){name} \
+(is|as|of|at|to|is going to be|equal to|equals|being|reads|says|should be|must be|will be|called|named|like|-|was|set at|given as|\
+needs to be|is just|||||) {v}
+(use|take|set|have|put|let|enter|write|give|keep|want|choose|say|get|with|try|need|make|pick|send|mark|using|setting|put down|\
+giving|entering|taking|having|making) {v} (as|for|in|under|into|to be|on|at|as to|inside|by way of|down as) (the |its |a |my |this |that |your ||||){name}
+(the |my |its |||){name}(:|,| =| -|) {v}
+({name}|the {name}|as {name}|its {name}) ("{v}"|-> {v})
+((the |its |my |as |with |||){name}( =| is|,|:| -|) {v})
+({v} (as|for|is|under) (the |){name})
+{v} (as|for|is|under|will be|should be|for its|as the|is the|to be the|in the) {name}
+""".strip().split("\n")
+BASE_CUES += BASE_CUES[:2] * 4      # these two are what most people say; a value before its name has words around it that say so
+BASE_SAME = """(the|that|this|an|with the|my) (same|last|former|earlier|prior|identical|old|first) {name}( again|||)
+the {name} (from|as|we had|i said|used|set|given|chosen|named) (above|before|at first|so far|a moment ago|in the first one)
+(the same one|that {name} again|{name} as above|{name} unchanged|again the {name}|the {name} stays)""".split("\n")
+BASE_USUAL = """(the|a|any|my|with the|your|at|for|) (usual|normal|standard|default|regular|common) {name}
+({name} as always|default {name}|no special {name}|{name} does not matter|{name} as you like|{name} as usual|{f} {name}|{f} {f} {name}|\
+{f} {name} {f}|{f} {name} {f} {f}|{f} {f} {name} {f})
+(skip|forget|ignore|omit|without|never mind|leave out|no|leaving out|skipping) (the|any|a|my|) {name}( please||)
+(the|any|my|) {name} (may|can|should|will) (stay|wait|rest|be)( as it is| what it is| like always|)""".split("\n")
+BASE_AGAIN = """(same|the same|again|once again|now|next|this time|and|then|also|so|please|{f}|{f} {f})(, | | but | with | only ){cues}
+(repeat|redo|retry|do|change|take|try|{f}) (it|that|this|the last one|one)(, | | but | with | again | only ){cues}
+(another one|a second one|the next one|do that once again|{f} {f} {f}) {cues}""".split("\n")
+BASE_JOINERS = """( and |, then |; |. Also |, and also | and then | plus |, and | and also |. Next |. |, )
+(. |; |, | )({f}|{f} {f}|{f} {f} {f}|and {f}|and {f} {f}|and {f} {f} {f}|when {f} {f} {w}|{w})(, |: | | - )""".split("\n")
 BASE_BOOLS = ["with {n}/without {n}", "{n} on/{n} off", "include {n}/skip {n}", "do {n}/do not {n}", "{n} yes/{n} no",
               "enable {n}/disable {n}"]
 BASE_KINDS = {"word": 9, "int": 4, "float": 1.5, "money": 0.7, "date": 3.5, "time": 3, "bool": 1.5, "enum": 3.5, "list": 1.5,
@@ -1789,7 +1842,7 @@ def base_param(rng, taken, hard=1.0):
 
 def base_name(rng, words):
     style = rng.random()
-    if style < 0.55:
+    if style < 0.55 or len(words) == 1:
         return "_".join(words)
     if style < 0.67:
         return words[0] + "".join(w.capitalize() for w in words[1:])
@@ -1811,9 +1864,12 @@ def base_tools(rng, n, hard=1.0):
         verb, noun = rng.choice(verbs) if rng.random() < 0.95 else pseudo_word(rng), base_word(rng, rng.random() < 0.8)
         group = rng.choice(SYNONYMS) if rng.random() < 0.3 else [verb]      # words for the same deed
         verb = rng.choice([w for w in group if " " not in w])
-        if tools and rng.random() < 0.35:      # a near twin: the same verb or the same noun
+        if tools and rng.random() < 0.25:      # a near twin: the same verb or the same noun
             verb, noun = (twin[0], noun) if rng.random() < 0.5 else (verb, twin[1])
-        name = base_name(rng, [verb, noun] if rng.random() < 0.65 else [verb, base_word(rng), noun])
+        style = rng.random()     # most names begin with a verb; some say a thing (wind_chill), some are one word
+        words = [verb, noun] if style < 0.55 else [verb, base_word(rng), noun] if style < 0.83 else \
+            [base_word(rng), noun] if style < 0.95 else [noun]
+        name = base_name(rng, words)
         name = f"{domain}.{name}" if domain and "." not in name and rng.random() < 0.6 else name
         if name in TOOLS or any(t.name == name for t in tools):      # the world's own stay unseen
             continue
@@ -1824,6 +1880,9 @@ def base_tools(rng, n, hard=1.0):
             params.append(shared if shared and shared.name not in names else base_param(rng, names, hard))
         params.sort(key=lambda p: not p.required)
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
+        twin = verb, noun
+        if words[0] != verb:
+            noun = " ".join(words)
         tail = f" {rng.choice(PREPOSITIONS)} {article()}{base_word(rng)}" if rng.random() < 0.4 else ""
         style = rng.random()
         repeats_name = style > 0.3 + 0.25 * hard
@@ -1841,12 +1900,11 @@ def base_tools(rng, n, hard=1.0):
             text = f"{verb} {article()}{noun}{tail}."
         else:
             text = f"{' '.join(description)}{tail}."
-        others = [w for words in SYNONYMS if verb in words for w in words if w != verb]
+        others = [w for group in SYNONYMS if verb in group for w in group if w != verb]
         if others and intent.startswith(verb + " ") and rng.random() < 0.5:
             intent = rng.choice(others) + intent[len(verb):]
         tools.append(Tool(name, text.capitalize(), params, [intent + tail * (rng.random() < 0.3)]))
-        twin = verb, noun
-    if n > 1 and rng.random() < 0.6 * hard:
+    if n > 1 and rng.random() < 0.25 + 0.35 * hard:
         source, sink = rng.sample(tools, 2)
         key = f"{base_word(rng)}_id"
         if all(p.name != key for p in sink.params):
@@ -1855,30 +1913,62 @@ def base_tools(rng, n, hard=1.0):
     return tools
 
 
+def bare_words(template):
+    """A template without what may stand before a noun."""
+    return " ".join(re.sub(r"\b(the|an?|its|my|your|our|this|that)\b", " ", template.lower()).split())
+
+
+@functools.cache
+def world_wording(part):
+    """What the base must not say: any frame's sequence of words; of the other parts the held-out splits' templates."""
+    splits = PHRASINGS if part == "frames" else ("val", "test")
+    templates = {bare_words(text) for split in splits for text in getattr(PHRASINGS[split], part)}
+    return templates if part != "frames" else {
+        piece.strip() for text in templates for piece in re.split(r"{\w+}|[^\w' {}]", text) if len(piece.split()) > 1}
+
+
+def base_wording(rng, part, grammar):
+    """One template of a grammar, or of another maker of templates, that does not say what the world says."""
+    while True:
+        text, bracket = grammar(rng) if callable(grammar) else rng.choice(grammar), re.compile(r"\(([^()]*\|[^()]*)\)")
+        while bracket.search(text):
+            text = bracket.sub(lambda m: rng.choice(m[1].split("|")), text)
+        text = re.sub(r"{([wf])}", lambda m: base_word(rng) if m[1] == "w" else rng.choice(FILLERS), text)
+        bare, said = bare_words(text), world_wording(part)
+        if not (any(piece in bare for piece in said) if part == "frames" else bare in said):
+            return text
+
+
+def noise(rng, least, most):
+    return " ".join(rng.choice(FILLERS) if rng.random() < 0.7 else base_word(rng) for _ in range(rng.randint(least, most)))
+
+
+def noise_cue(rng):
+    """A value and its parameter's name among small words drawn one by one."""
+    words = lambda least, most: " ".join(rng.choice(FILLERS) for _ in range(rng.randint(least, most)))
+    text = f"{words(0, 2)} {{name}} {words(0, 1)} {{v}}" if rng.random() < 0.7 else f"{words(1, 1)} {{v}} {words(1, 2)} {{name}}"
+    return " ".join(text.split())
+
+
+def noise_frame(rng):
+    """A request among words drawn one by one."""
+    opener, closer = noise(rng, 0, 4) if rng.random() < 0.7 else "", noise(rng, 1, 3) if rng.random() < 0.2 else ""
+    first, last = rng.choice(["", "", "", ",", ":", "!", "."]) if opener else "", rng.choice([".", ".", "?", "", "!"])
+    middle = rng.choice(["{intent} {cues}"] * 6 + ["{intent} {cues},", "{cues}, {intent}", "{cues}, {intent},", "{intent}: {cues}"])
+    return f"{opener}{first} {middle} {closer}{last}"
+
+
 def base_cue(rng):
-    """Where a value stands by its parameter's name: one of the list, or words drawn one by one around both."""
-    if rng.random() < 0.5:
-        return rng.choice(BASE_CUES)
-    words = lambda least, most: "".join(rng.choice(FILLERS) + " " for _ in range(rng.randint(least, most)))
-    if rng.random() < 0.5:
-        return f"{words(0, 2)}{{name}} {words(0, 1)}{{v}}"
-    return f"{words(0, 1)}{{v}} {words(1, 2)}{{name}}"
+    """Where a value stands by its parameter's name."""
+    return " ".join(base_wording(rng, "cues", BASE_CUES if rng.random() < 0.88 else noise_cue).split())
 
 
 def base_phrasing(rng):
-    """Frames drawn word by word, so that no wording can be relied on."""
-    def noise(low, high):
-        return " ".join(rng.choice(FILLERS) if rng.random() < 0.7 else base_word(rng) for _ in range(rng.randint(low, high)))
-    opener, closer = noise(0, 4) if rng.random() < 0.7 else "", noise(1, 3) if rng.random() < 0.2 else ""
-    first, last = rng.choice(["", "", "", ",", ":", "!", "."]) if opener else "", rng.choice([".", ".", "?", "", "!"])
-    middle = rng.choice(["{intent} {cues}"] * 6 + ["{intent} {cues},", "{cues}, {intent}", "{cues}, {intent},", "{intent}: {cues}"])
-    return Phrasing([f"{opener}{first} {middle} {closer}{last}"],
-                    [" and ", ", then ", "; ", ". Also ", ", and also ", " and then ", " plus "], [base_cue(rng) for _ in range(4)],
-                    ["the same {name}", "that {name} again", "the {name} from above", "the same one", "an identical {name}"],
-                    ["the usual {name}", "default {name}", "the standard {name}", "{name} as always", "normal {name}",
-                     *(f"{noise(1, 2)} {{name}} {noise(0, 2)}".strip() for _ in range(5))],
-                    ["same but {cues}", "again, {cues}", "now {cues}", "repeat it, {cues}", "another one {cues}",
-                     "do that once more {cues}"], own_cue=0.85)
+    """Wording from the grammar, or drawn word by word, so that none can be relied on."""
+    some = lambda part, grammar, n=4: [base_wording(rng, part, grammar) for _ in range(n)]
+    return Phrasing(some("frames", BASE_FRAMES if rng.random() < 0.8 else noise_frame, 2), some("joiners", BASE_JOINERS),
+                    [base_cue(rng) for _ in range(4)], some("same", BASE_SAME), some("usual", BASE_USUAL),
+                    some("again", BASE_AGAIN), own_cue=0.7)
 
 
 def base_result(rng, key):
@@ -1960,7 +2050,7 @@ def base_samples(n, sizes, seed):
         other, grade = corrupt(rng, calls, tools, list(wish.args.values()))
         if grade in ("fair", "acceptable"):
             schemas = [t.schema() for t in tools]
-            messages = [{"role": "user", "content": say(rng, wish, phrasing, 0.5 * hard)}]
+            messages = [{"role": "user", "content": say(rng, wish, phrasing)}]
             samples.append(Sample(f"base-{len(samples)}", schemas, messages, format_calls(calls), level_of(schemas, calls),
                                   f"{len(tools)} tools", wish.forms, "%d-%02d-%02d" % today))
             wrong.append(format_calls(other))
@@ -1976,8 +2066,8 @@ def base_document(rng, hardest=1.0):
     its conversation.
     """
     hard = hardest * rng.random() ** 2
-    more, shuffle = 2 * hardest, 0.5 * hard
-    tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6], [3, 3, more, more, more, more])[0], hard)
+    more, shuffle = 2 * hardest, 0.5 * hardest
+    tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6], [2, 2, more, more, more, more])[0], hard)
     form_weights = {**BASE_FORMS, "literal": BASE_FORMS["literal"] / max(hard, 0.1)}
     today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
     strings = lambda kind: base_string(rng, hard)
