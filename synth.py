@@ -1726,7 +1726,8 @@ def base_string(rng, hard=1.0):
     return phrase(5, 8)
 
 
-# How the base's people ask. (a|b|) is a choice, {w} any word, {f} a small one; what a split of the world says is left out.
+# How the base's people ask. (a|b|) is a choice, {w} any word, {f} a small one; base_wording leaves out what the world says.
+CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")
 BASE_FRAMES = """
 (i|we|they|she|he|my {w}|the {w}) (really |still |now |)(want|wants|need|needs|have|has|hope|plan|wish|mean|expect|try|would love|\
 am trying|are going|decided|promised|forgot|intend|like|ought) to {intent} {cues}(.|!|, {f}.|)
@@ -1928,11 +1929,11 @@ def world_wording(part):
 
 
 def base_wording(rng, part, grammar):
-    """One template of a grammar, or of another maker of templates, that does not say what the world says."""
+    """One template for a part of Phrasing that does not say what the world says. grammar: lines to draw one of, or rng -> template."""
     while True:
-        text, bracket = grammar(rng) if callable(grammar) else rng.choice(grammar), re.compile(r"\(([^()]*\|[^()]*)\)")
-        while bracket.search(text):
-            text = bracket.sub(lambda m: rng.choice(m[1].split("|")), text)
+        text = grammar(rng) if callable(grammar) else rng.choice(grammar)
+        while CHOICE.search(text):     # the innermost first
+            text = CHOICE.sub(lambda m: rng.choice(m[1].split("|")), text)
         text = re.sub(r"{([wf])}", lambda m: base_word(rng) if m[1] == "w" else rng.choice(FILLERS), text)
         bare, said = bare_words(text), world_wording(part)
         if not (any(piece in bare for piece in said) if part == "frames" else bare in said):
@@ -1940,6 +1941,7 @@ def base_wording(rng, part, grammar):
 
 
 def noise(rng, least, most):
+    """`least` to `most` words drawn one by one, small ones mostly."""
     return " ".join(rng.choice(FILLERS) if rng.random() < 0.7 else base_word(rng) for _ in range(rng.randint(least, most)))
 
 
