@@ -38,6 +38,7 @@ class SearchConfig:
     max_new: int = 96                # tokens a response may have
     min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
     min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
+    across: bool = False             # pairs of a call and a text, too (the paper)
     max_tokens_in_flight: int = 65536  # places in the cache: as many trees are searched together as fit
 
 
@@ -325,20 +326,24 @@ def evaluate(born, prompts, tokenizer, cfg, stop_id):
 def preference_pairs(tree, cfg):
     """(chosen, rejected) node indices: at each node the children with the highest and the lowest Q (paper.md, 2c).
 
+    A response that calls is compared with others that call, one in words with others in words, unless `across` is set:
+    preferring calls to words in one sample teaches not to ask back, and not to refuse, in others (docs/base.md).
     Dropped: a gap in Q under min_gap, a preferred Q under min_chosen, and pairs whose chosen fragment did not lead to
     better outcomes (where outcomes count). The released script also drops fragments that overlap by more than 95%;
     ours stay, since a single wrong digit in a date is just what the method is to repair.
     """
     pairs = []
     for node in tree.nodes:
-        if len(node.children) < 2:
-            continue
-        best = max(node.children, key=lambda c: tree.nodes[c].q)
-        worst = min(node.children, key=lambda c: tree.nodes[c].q)
-        chosen, rejected = tree.nodes[best], tree.nodes[worst]
-        better = cfg.outcome == "none" or chosen.outcome > rejected.outcome
-        if chosen.q - rejected.q >= cfg.min_gap and chosen.q >= cfg.min_chosen and better:
-            pairs.append((best, worst))
+        calling = [c for c in node.children if tree.nodes[c].text.lstrip().startswith("[")]     # first steps alone
+        for group in [node.children] if cfg.across else [calling, [c for c in node.children if c not in calling]]:
+            if len(group) < 2:
+                continue
+            best = max(group, key=lambda c: tree.nodes[c].q)
+            worst = min(group, key=lambda c: tree.nodes[c].q)
+            chosen, rejected = tree.nodes[best], tree.nodes[worst]
+            better = cfg.outcome == "none" or chosen.outcome > rejected.outcome
+            if chosen.q - rejected.q >= cfg.min_gap and chosen.q >= cfg.min_chosen and better:
+                pairs.append((best, worst))
     return pairs
 
 

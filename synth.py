@@ -6,9 +6,9 @@
 
 A sample is a toolset, a conversation and the right answer to it: calls, written `[name(param=value, ...), ...]`, or
 plain text where no tool fits or a value is missing (iTool's task, the format of ToolACE and of BFCL's prompting mode).
-Two worlds make them. The *world* is 96 Python functions in 16 domains that really run, split by domain in train,
-validation and test, so that tools, values and wording of one split never occur in another. The *base's world* draws
-tools at random, names included: the embedded model learns from it to read a schema, and nothing of the world.
+Two worlds make them. The *world* is 96 Python functions in 16 domains that really run, half of them for
+training, the rest for validation and test: tools, values and wording of one split never occur in another. The *base's
+world* draws tools at random, names included: the embedded model learns from it to read a schema, nothing of the world.
 Values are said as they are or in a form to work out ("half past three in the afternoon"); some of the forms that the
 test asks for occur in the base's world only (BASE_ONLY), so the warm-up cannot have shown them.
 """
@@ -315,6 +315,7 @@ class Tool:
     params: list
     intents: list
     domain: str = ""
+    split: str = ""       # train, val or test
     run: Callable = None
     returns: str = ""     # key of the id in its result, if another tool takes one
 
@@ -479,9 +480,15 @@ def draw(rng, param, form, strings, today):
 
 # A parameter's annotation reads "kind: description: cue phrase", with ~ where its value stands in a query.
 
-SPLIT = {"train": ("travel", "calendar", "banking", "smart_home", "messaging", "media", "sports", "files"),
-         "val": ("weather", "education", "pets"),
-         "test": ("health", "shopping", "maps", "units", "restaurants")}
+SPLIT = {  # tools that no training sample shows, about half of a domain's, each with one that makes the ids it takes
+    "val": """calendar.create_event calendar.move_event calendar.invite_guests find_match buy_tickets log_run weather.find_station
+        read_station wind_chill find_course enroll_student make_flashcard units.convert_length days_between percentage""",
+    "test": """search_hotels reserve_hotel search_trains pay_bill estimate_loan save_coins schedule_device pause_schedule
+        start_cleaning create_group add_member send_parcel play_song find_cooking_show stop_playing files.write_file
+        files.share_file files.print_file find_sitter hire_sitter human_age find_doctor visit_doctor log_drink find_item fill_cart
+        show_cart maps.find_place maps.bookmark_place maps.report_traffic find_restaurant book_table release_table
+        order_takeaway"""}
+SPLIT = {tool: split for split, tools in SPLIT.items() for tool in tools.split()}      # the others are the training set's
 
 class ToolError(Exception):
     """A call the world refuses; its text is what the tool returns."""
@@ -536,11 +543,11 @@ def tool(domain, intent, name=None):
             required = p.default is p.empty
             params.append(Param(p.name, kind, description, cue, required, None if required else p.default))
         key = name or function.__name__
-        TOOLS[key] = Tool(key, function.__doc__, params, intent.split("|"), domain, function)
+        TOOLS[key] = Tool(key, function.__doc__, params, intent.split("|"), domain, SPLIT.get(key, "train"), function)
         return function
     return register
 
-# ---- travel (train)
+# ---- travel
 @tool("travel", "find flights|search for flights")
 def search_flights(w, origin: "city: city to fly from: from ~", destination: "city: city to fly to: to ~",
         date: "date: day of departure: on ~",
@@ -580,7 +587,7 @@ def cancel_booking(w, booking_id: "id(booking): booking to cancel: with booking 
     """Cancel a flight or hotel booking."""
     return {"status": "cancelled", "refund": w.remove("booking", booking_id).get("price", 0)}
 
-# ---- calendar (train)
+# ---- calendar
 @tool("calendar", "create an event|plan an event", name="calendar.create_event")
 def create_event(w, title: "title: title of the event: with title ~", date: "date: day of the event: on ~",
         time: "time: starting time: starting at ~",
@@ -618,7 +625,7 @@ def set_timer(w, duration_seconds: "seconds: duration in seconds: with a duratio
     """Set a timer that counts down."""
     return w.put("timer " + label, duration_seconds=duration_seconds, device=device)
 
-# ---- banking (train)
+# ---- banking
 @tool("banking", "transfer money|send money")
 def transfer_money(w, recipient: "person: person to pay to: to ~", amount: "money: amount in dollars: of ~ dollars",
         memo: "text: memo for the recipient: with memo ~" = ""):
@@ -652,7 +659,7 @@ def save_coins(w, amount_cents: "cents: amount in cents: with an amount of ~",
     """Save coins toward a goal."""
     return {"saved_cents": w.total("coins", amount_cents), "repeat": repeat}
 
-# ---- smart_home (train)
+# ---- smart_home
 @tool("smart_home", "set the light|adjust the light|change the light")
 def set_light(w, room: "room: room to light: in the room ~", level: "enum(bright,dark): light level: to ~ level"):
     """Set the light in a room."""
@@ -687,7 +694,7 @@ def pause_schedule(w, schedule_id: "id(schedule): schedule to pause: with schedu
     """Pause the schedule of a device."""
     return {"device": w.get("schedule", schedule_id)["device"], "status": "paused", "days": pause_days}
 
-# ---- messaging (train)
+# ---- messaging
 @tool("messaging", "send a message|write a message")
 def send_message(w, recipient: "person: who it goes to: to ~", text: "text: what it is saying: saying ~"):
     """Send a message to a person."""
@@ -725,7 +732,7 @@ def add_member(w, group_id: "id(group): group to join: to group ~", member: "per
     group["members"] = [*group["members"], member]
     return {"group": group["name"], "members": len(group["members"]), "role": role}
 
-# ---- media (train)
+# ---- media
 @tool("media", "play a song|put on a song")
 def play_song(w, song: "title: song to play: with the song ~", artist: "person: artist it is by: by ~" = "",
         volume: "enum(loud,quiet): sound volume: at ~ volume" = "quiet"):
@@ -759,7 +766,7 @@ def find_cooking_show(w, foods: "list(food): foods it is using: using ~",
     """Find a cooking show by foods."""
     return {"title": f"{taste} " + " and ".join(foods), "minutes": w.number(5, 15, foods) + 30 * (length == "long")}
 
-# ---- sports (train)
+# ---- sports
 @tool("sports", "find a match|look for a match")
 def find_match(w, team: "team: team that plays: of the team ~", date: "date: day of the match: on ~",
         country: "country: country it is played in: in ~" = ""):
@@ -797,7 +804,7 @@ def plan_training(w, level: "enum(beginner,expert): level of the athlete: for a 
     """Plan training sessions for a week."""
     return {"sessions": sessions, "hours": sessions * (1 + (level == "expert")), "time": daytime, "form": partner}
 
-# ---- files (train)
+# ---- files
 @tool("files", "create a folder|make a folder", name="files.create_folder")
 def create_folder(w, name: "title: name of the folder: with the name ~",
         access: "enum(private,public): folder access: with access ~" = "private"):
@@ -834,7 +841,7 @@ def search_files(w, keyword: "word: keyword to search: with the keyword ~",
     names = [file["name"] for file in w.find("file") if keyword in file["name"] + " " + file["content"]]
     return {"files": sorted(names, reverse=order == "descending")}
 
-# ---- weather (val)
+# ---- weather
 @tool("weather", "get the forecast|tell me the forecast", name="weather.get_forecast")
 def get_forecast(w, city: "city: city it is in: in ~", span_days: "days: forecast span in days: with a span of ~" = 1,
         scale: "enum(celsius,fahrenheit): temperature scale: on the scale ~" = "celsius"):
@@ -867,7 +874,7 @@ def subscribe_alerts(w, hazards: "list(word): words to warn about: about ~", cit
     """Subscribe to alerts of bad weather."""
     return w.put("alerts " + city, hazards=hazards, device=device)
 
-# ---- education (val)
+# ---- education
 @tool("education", "find a course|look for a course")
 def find_course(w, subject: "title: subject of the course: on the subject ~",
         level: "enum(beginner,expert): course level: at the level ~" = "beginner",
@@ -904,7 +911,7 @@ def show_flashcards(w):
     """Show all flashcards made so far."""
     return {"flashcards": w.settings.get("flashcards", {})}
 
-# ---- pets (val)
+# ---- pets
 @tool("pets", "register a pet|register a new pet")
 def register_pet(w, name: "word: name of the pet: with the name ~",
         species: "enum(cat,dog,rabbit): pet species: of species ~",
@@ -943,7 +950,7 @@ def human_age(w, age_months: "months: age in months: with an age of ~",
     """Convert pet age to human years."""
     return {"human_years": round(age_months / 12 * (5 if size == "small" else 7), 1)}
 
-# ---- health (test)
+# ---- health
 @tool("health", "log a meal|note a meal")
 def log_meal(w, dishes: "list(food): dishes eaten: with the dishes ~",
         meal: "enum(breakfast,lunch,dinner): kind of meal: at the meal ~",
@@ -979,7 +986,7 @@ def stop_medicine(w, medicine_id: "id(medicine): medicine to stop: with medicine
     """Stop taking a medicine regularly."""
     return {"stopped": w.remove("medicine", medicine_id)["medicine"], "last_day": date}
 
-# ---- shopping (test)
+# ---- shopping
 @tool("shopping", "find an item to buy|shop for an item")
 def find_item(w, product: "product: product wanted: with the product ~",
         brand: "company: brand that makes it: of the brand ~" = "",
@@ -1016,7 +1023,7 @@ def return_order(w, order_id: "id(order): order to return: with order id ~",
     """Return an order for its price."""
     return {"payout": payout, "amount": w.remove("order", order_id)["total"], "noted": complaint}
 
-# ---- maps (test)
+# ---- maps
 @tool("maps", "find a route|show me the route", name="maps.find_route")
 def find_route(w, start: "street: street to start at: with start at ~",
         goal: "street: street that is the goal: with the goal ~",
@@ -1055,7 +1062,7 @@ def report_traffic(w, street: "street: street it is on: on ~",
     """Report a traffic problem on a street."""
     return {"problem": problem, "delay_minutes": delay_minutes, "reports": w.total("at " + street, 1)}
 
-# ---- units (test)
+# ---- units
 @tool("units", "convert a temperature|change a temperature scale", name="units.convert_temperature")
 def convert_temperature(w, value: "float: value to convert: with the value ~",
         source: "enum(celsius,fahrenheit,kelvin): scale to convert from: from ~",
@@ -1092,7 +1099,7 @@ def percentage(w, part: "float: the part: with the part ~", whole: "float: the w
     if whole == 0: raise ToolError("the whole is zero")
     return {"percent": round(100 * part / whole, 2)}
 
-# ---- restaurants (test)
+# ---- restaurants
 @tool("restaurants", "find a restaurant|pick a restaurant")
 def find_restaurant(w, city: "city: city to eat in: in ~",
         cuisine: "country: country of the cuisine: with cuisine from ~" = "",
@@ -1271,7 +1278,7 @@ class Phrasing:
     same: list                    # refers to an earlier value of {name}
     usual: list                   # asks for the default of {name}
     again: list                   # a follow-up turn that changes {cues}
-    own_cue: float = 0.4          # share of values placed by the tool's own cue
+    own_cue: float = 0.75         # share of values placed by the tool's own cue
 
 
 def words_of(name):
@@ -1454,7 +1461,7 @@ SIZES = {  # tools in a toolset, as BFCL has them: one where no tool is to be ch
 PHRASINGS = {
     "train": Phrasing(
         ["{intent} {cues}.", "I want to {intent} {cues}.", "Please {intent} {cues}.", "Can you {intent} {cues}?",
-         "I need to {intent} {cues}.", "Help me {intent} {cues}.", "Let's {intent} {cues}.", "{intent} for me {cues}.",
+         "I need to {intent} {cues}.", "Help me {intent} {cues}.", "Let's {intent} {cues}.", "Kindly {intent} {cues}.",
          "Could you please {intent} {cues}?", "I would like to {intent} {cues}.", "Go ahead and {intent} {cues}.",
          "My friend wants to {intent} {cues}.", "Is there a way to {intent} {cues}?", "Hello, {intent} {cues}, thank you.",
          "Next on my list is to {intent} {cues}.", "The task is to {intent} {cues}.", "I was asked to {intent} {cues}.",
@@ -1462,11 +1469,9 @@ PHRASINGS = {
          "Dear helper, {intent} {cues}.", "Here is what I want: {intent} {cues}.", "One more thing to do - {intent} {cues}.",
          "If you can, {intent} {cues}, please.", "After lunch we {intent} {cues}.", "{intent} {cues}, and be quick about it."],
         [" and ", " and then ", ". Then ", ". Also, ", ", plus ", ". When that is done, ", ". I also want you to do this: "],
-        ["with {name} {v}", "{name} {v}", "use {v} as {name}", "the {name} is {v}", "{name} set to {v}",
-         "its {name} should be {v}", "{v} goes in {name}", "choose {v} when it comes to the {name}", "my {name} would be {v}",
-         "whose {name} is {v}", "pick {v} as the {name}", "{v} is the {name}", "as for the {name}, {v}",
-         "the {name} must read {v}", "{name} is going to be {v}", "{name} = {v}", "put down {v} under {name}",
-         "go with {v}, that's the {name}"],
+        ["with {name} {v}", "{name} {v}", "use {v} as {name}", "the {name} is {v}", "{name} set to {v}", "its {name} should be {v}",
+         "with {v} as the {name}", "my {name} would be {v}", "whose {name} is {v}", "pick {v} as the {name}", "{name} = {v}",
+         "{v} as {name}"],
         ["the same {name} as before", "that same {name}", "the {name} I just gave"],
         ["with the usual {name}", "with the standard {name}", "any {name} will do", "I don't care about the {name}"],
         ["Now do it {cues}.", "Do the same, but {cues}.", "Once more, {cues}.", "Again {cues}, please.", "Repeat that {cues}."]),
@@ -1524,7 +1529,7 @@ def returned_ids():
         for t in TOOLS.values():
             world = World()
             try:
-                draw_string = functools.partial(world_string, rng, world, [], "train", t.domain, found)
+                draw_string = functools.partial(world_string, rng, world, [], t.split, t.domain, found)
                 args = {p.name: draw(rng, p, "literal", draw_string, DAYS[0])[0] for p in t.params}
                 result = t.run(world, **args)
             except (ToolError, KeyError):
@@ -1540,8 +1545,8 @@ def world_string(rng, world, setup, split, domain, makers, kind):
     if not kind.startswith("id("):
         return rng.choice(POOLS[kind][split])
     key = kind[3:-1] + "_id"
-    maker = TOOLS[rng.choice([name for name, made in makers.items() if made == key and TOOLS[name].domain == domain]
-                             or [KeyError(key)])]
+    maker = TOOLS[rng.choice([name for name, made in makers.items() if made == key and TOOLS[name].domain == domain
+                              and TOOLS[name].split == split] or [KeyError(key)])]
     inner = functools.partial(world_string, rng, world, setup, split, domain, makers)
     call = Call(maker.name, {p.name: draw(rng, p, "literal", inner, DAYS[0])[0] for p in maker.params})
     setup.append(format_calls([call]))
@@ -1551,9 +1556,9 @@ def world_string(rng, world, setup, split, domain, makers, kind):
 def make_sample(rng, split, index):
     """One sample of the world, or None where the draw leads nowhere (a contradiction, a repeated call)."""
     scenario = rng.choices(list(SCENARIOS), SCENARIOS.values())[0]
-    phrasing, domain, today = PHRASINGS[split], rng.choice(SPLIT[split]), rng.choice(DAYS)
-    here = [t for t in TOOLS.values() if t.domain == domain]
-    split_tools = [t for t in TOOLS.values() if t.domain in SPLIT[split]]
+    split_tools = [t for t in TOOLS.values() if t.split == split]
+    phrasing, domain, today = PHRASINGS[split], rng.choice(split_tools).domain, rng.choice(DAYS)
+    here = [t for t in split_tools if t.domain == domain]
     world, setup, makers = World(), [], returned_ids()
     strings = functools.partial(world_string, rng, world, setup, split, domain, makers)
     wish = lambda tool, **kw: make_wish(rng, tool, phrasing, FORM_WEIGHTS[split], strings, today, **kw)
@@ -1599,7 +1604,7 @@ def make_sample(rng, split, index):
                 wishes.append(wish(tool, before=wishes[-1], mention=mention))
         elif scenario == "mixed":
             others = [t for t in here if t is not tool]
-            wishes += [wish(t, mention=mention) for t in rng.sample(others, more)]
+            wishes += [wish(t, mention=mention) for t in rng.sample(others, min(more, len(others)))]
         chosen = list({w.tool.name: w.tool for w in wishes}.values())
         calls = [Call(w.tool.name, w.args) for w in wishes]
         messages.append({"role": "user", "content": merge_wishes(rng, wishes, phrasing)})
@@ -1697,8 +1702,17 @@ def base_word(rng, plain=False):
         rng.choice(others) if r < 0.55 else rng.choice(names) if r < 0.8 else pseudo_word(rng)
 
 
-def base_string(rng, hard=1.0):
-    """Any span: words, names, codes, addresses, in any case; long and odd ones as often as `hard` (0 to 1) says."""
+def base_string(rng, hard=1.0, kind=""):
+    """Any span: words, names, codes, addresses, in any case; long and odd ones as often as `hard` (0 to 1) says. Half of
+    the time a span as its kind has it: a sentence, a thing, a name."""
+    if kind in STRINGS and rng.random() < 0.5:
+        if kind == "text":
+            return base_wording(rng, "texts", BASE_TEXTS)
+        words = [base_word(rng) for _ in range(rng.choice([1, 1, 2] + [3] * (kind == "title")))]
+        if kind == "street":
+            words.append(rng.choice(["street", "road", "lane", "avenue", "square", "way"]))
+        small = kind in ("product", "food", "device", "room", "word")
+        return " ".join(w if small else w.capitalize() for w in words)
     r = rng.random() * (0.9 + 0.1 * hard)
     phrase = lambda low, high: " ".join(rng.choice(FILLERS) if rng.random() < 0.4 else base_word(rng)
                                         for _ in range(rng.randint(low, high)))
@@ -1780,6 +1794,14 @@ BASE_AGAIN = """(same|the same|again|once again|now|next|this time|and|then|also
 (another one|a second one|the next one|do that once again|{f} {f} {f}) {cues}""".split("\n")
 BASE_JOINERS = """( and |, then |; |. Also |, and also | and then | plus |, and | and also |. Next |. |, )
 (. |; |, | )({f}|{f} {f}|{f} {f} {f}|and {f}|and {f} {f}|and {f} {f} {f}|when {f} {f} {w}|{w})(, |: | | - )""".split("\n")
+BASE_TEXTS = """(the|my|our|your|this|that) {w} (is|was|will be|looks|seems) (late|ready|here|broken|great|on time|too {w}|so {w}|{w})(| again| now| today)
+(i|we|they) (am|are|will be) (late|ready|here|on the way|back|busy|at the {w}|with the {w})(| again| until noon| tonight)
+(see|meet|call|find|write) (you|me|us|him|her) (at|in|by|near|before|after) the {w}
+(thanks|thank you|sorry|good day|best wishes) (for|to|with|about) (the|your|that|my) {w}
+(please|do not|remember to|can you|could we) (bring|take|call|wait|check|forget|buy|close|read) (the|my|your|some) {w}(|, please|, okay|)
+(happy|good|nice|lovely|great) {w}(|, everyone|, my friend|, see you|, {w})
+(a|one|two|my|new) {w}, (very|really|too|quite|not) {w}
+(what|where|when|who|how) (is|are|was) (the|my|your) {w}""".split("\n")
 BASE_BOOLS = ["with {n}/without {n}", "{n} on/{n} off", "include {n}/skip {n}", "do {n}/do not {n}", "{n} yes/{n} no",
               "enable {n}/disable {n}"]
 BASE_KINDS = {"word": 9, "int": 4, "float": 1.5, "money": 0.7, "date": 3.5, "time": 3, "bool": 1.5, "enum": 3.5, "list": 1.5,
@@ -1788,8 +1810,61 @@ BASE_FORMS = {"literal": 2.5, "words": 1, "twice": 1, "half": 1, "dozen": 0.7, "
               "relative": 1, "after": 1, "ampm": 1.2, "spoken": 1.4, "paraphrase": 1.5}
 
 
+BASE_PARAMS = [[part.split("|") for part in line.split(": ")] for line in """
+city: city|town|location|area|region|venue|place: in ~|near ~|around ~|at ~|close to ~
+city: destination|arrival|goal|harbor: to ~|going to ~|bound for ~|with {n} ~
+city: origin|departure|start|airport: from ~|leaving from ~|starting in ~|out of ~
+street|city: address|street|corner|meeting_point: at ~|on ~|to ~|along ~
+date: date|day|event_date|birthday: on ~|for ~|dated ~|for the {n} ~
+date: start_date|first_day|arrival_date|pickup_date: from ~|starting ~|starting on ~|as of ~|beginning ~
+date: end_date|last_day|deadline|due_date: until ~|by ~|due ~|ending ~|up to ~|no later than ~
+time: time|hour|meeting_time: at ~|for ~|around ~
+time: start_time|departure_time|opening: from ~|starting at ~|after ~|beginning at ~
+time: end_time|arrival_time|closing|time_limit: until ~|by ~|before ~|ending at ~
+person: recipient|customer|guest|patient|contact|friend|user|client: for ~|to ~|with ~|on behalf of ~
+person: author|artist|writer|director|sender|singer|speaker: by ~|from ~|written by ~|who is ~
+person|team: owner|member|player|driver|teacher|winner|captain: named ~|called ~|under the name ~|with ~
+title: title|name|label|heading|file_name: titled ~|called ~|named ~|with the {n} ~|labeled ~
+title: song|movie|book|album|game|show|project: the {n} ~|{n} ~|of ~|called ~
+title|product: topic|subject|theme|content|issue: about ~|on ~|on the {n} ~|covering ~|regarding ~
+text: text|message|body|comment|note|reply|caption: saying ~|that says ~|which says ~|with the {n} ~|and tell them ~
+company: company|brand|store|bank|airline|seller|maker: from ~|at ~|by ~|with ~|of the {n} ~
+product|food|device: product|item|dish|gift|device|tool|part: of ~|with ~|the {n} ~|for the {n} ~
+room|device: room|floor|place|machine|lamp: in the {n} ~|in ~|for the {n} ~|on ~
+word: keyword|query|term|tag|word|code: matching ~|for ~|containing ~|tagged ~|with the {n} ~
+language|country: language|country|nation: in ~|from ~|of ~|into ~|for {n} ~
+int: guests|people|tickets|copies|seats|adults|questions|players: for ~ {n}|with ~ {n}|~ {n}|{n} ~
+int: age|page|level|score|floor|size|number|year|rank: {n} ~|at {n} ~|of {n} ~|up to ~
+float: price|weight|distance|temperature|rating|height|speed: at ~|of ~|with {n} ~|above ~|below ~|a {n} of ~
+money: amount|budget|price|cost|fee|tip|salary: of ~ dollars|for ~ dollars|under ~ dollars|up to ~ dollars|worth ~ dollars
+enum: size|mode|type|style|format|priority|status|genre|quality|order|color|pace: ~ {n}|in ~ {n}|with ~ {n}|as ~|{n} ~|at ~ {n}
+list(person): guests|members|attendees|friends|players: with ~|for ~|inviting ~|including ~|and bring ~
+list(word): tags|items|ingredients|keywords|topics|colors: of ~|with ~|including ~|tagged ~|using ~|about ~
+list(int): numbers|scores|values|grades|results: of ~|with {n} ~|the {n} ~|for ~
+object(street=street,city=city)|object(name=person,city=city)|object(name=person,street=street): address|home|contact|delivery: \
+to ~|at ~|with {n} ~|for the {n} ~
+bool: urgent|notify|public|repeat|insured|silent|express: with {n}/without {n}|{n}/not {n}|make it {n}/not {n}""".strip().split("\n")]
+
+
+def plausible_param(rng):
+    """A parameter as people name them: its kind says where the value stands, by a preposition or a word of its own."""
+    kinds, names, cues = rng.choice(BASE_PARAMS)
+    name, kind, noun = rng.choice(names), rng.choice(kinds), base_word(rng, True)
+    if kind == "enum":
+        kind = f"enum({','.join(rng.sample(list(PARAPHRASES) if rng.random() < 0.65 else base_words()[0], rng.randint(2, 4)))})"
+    n, cue = words_of(name), rng.choice(cues)
+    if rng.random() < 0.2:
+        name = f"{noun}_{name}"
+    description = rng.choice(["", n, f"{n} of the {noun}", f"{noun} {n}", f"the {n}", f"{n} for the {noun}", f"{n} to {base_word(rng)}"])
+    return name, kind, description, cue.format(n=n)
+
+
 def base_param(rng, taken, hard=1.0):
     """A random parameter, and where its value stands: by its name, or, as often as `hard` says, by its description."""
+    if rng.random() < 0.5:
+        name, kind, description, cue = plausible_param(rng)
+        if name not in taken:
+            return with_default(rng, Param(name, kind, description, cue, required=rng.random() < 0.65), hard)
     kind = rng.choices(list(BASE_KINDS), BASE_KINDS.values())[0]
     plain = rng.random() < 0.9
     noun, other, preposition = base_word(rng, plain), base_word(rng, plain), rng.choice(PREPOSITIONS)
@@ -1835,9 +1910,13 @@ def base_param(rng, taken, hard=1.0):
     if kind == "bool":
         of = words_of(name) if rng.random() > 0.5 * hard or not description else description.split()[0].strip(",")
         cue = rng.choice(BASE_BOOLS).format(n=of)
-    param = Param(name, kind, " ".join(description.split()), cue, required=rng.random() < 0.65)
+    return with_default(rng, Param(name, kind, " ".join(description.split()), cue, required=rng.random() < 0.65), hard)
+
+
+def with_default(rng, param, hard):
+    """An optional parameter gets a default, mostly."""
     if not param.required and rng.random() < 0.7:
-        param.default, _ = draw(rng, param, "literal", lambda k: base_string(rng, hard), (2026, 1, 1))
+        param.default, _ = draw(rng, param, "literal", lambda k: base_string(rng, hard, k), (2026, 1, 1))
     return param
 
 
@@ -1921,7 +2000,10 @@ def bare_words(template):
 
 @functools.cache
 def world_wording(part):
-    """What the base must not say: any frame's sequence of words; of the other parts the held-out splits' templates."""
+    """What the base must not say: any frame's sequence of words; any text of the world; of the other parts the held-out
+    splits' templates."""
+    if part == "texts":
+        return {bare_words(text) for pool in POOLS["text"].values() for text in pool}
     splits = PHRASINGS if part == "frames" else ("val", "test")
     templates = {bare_words(text) for split in splits for text in getattr(PHRASINGS[split], part)}
     return templates if part != "frames" else {
@@ -2047,7 +2129,7 @@ def base_samples(n, sizes, seed):
         hard = rng.random()
         tools, phrasing = base_tools(rng, rng.choice(sizes), hard), base_phrasing(rng)
         today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
-        wish = make_wish(rng, rng.choice(tools), phrasing, {"literal": 1}, lambda k: base_string(rng, hard), today)
+        wish = make_wish(rng, rng.choice(tools), phrasing, {"literal": 1}, lambda k: base_string(rng, hard, k), today)
         calls = [Call(wish.tool.name, wish.args)]
         other, grade = corrupt(rng, calls, tools, list(wish.args.values()))
         if grade in ("fair", "acceptable"):
@@ -2072,7 +2154,7 @@ def base_document(rng, hardest=1.0):
     tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6], [2, 2, more, more, more, more])[0], hard)
     form_weights = {**BASE_FORMS, "literal": BASE_FORMS["literal"] / max(hard, 0.1)}
     today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
-    strings = lambda kind: base_string(rng, hard)
+    strings = lambda kind: base_string(rng, hard, kind)
     segments = [(turn("system", system_text([t.schema() for t in tools], today)), -1, False)]
     source = next((t for t in tools if t.returns), None)
     sink = source and next((t for t in tools if any(p.name == source.returns for p in t.params)), None)
@@ -2296,7 +2378,7 @@ def main(argv=None):
             for text, parent, learned in base_document(random.Random(f"{cfg.seed}-{i}")):
                 print(f"{'learn' if learned else '     '} {parent:3d}  {text}")
         return
-    if cfg.split not in SPLIT or cfg.n < 1:
+    if cfg.split not in PHRASINGS or cfg.n < 1:
         sys.exit(f"synth.py: --split is train, val, test or base, and --n at least 1 (got {cfg.split}, {cfg.n})")
     samples = make_samples(max(cfg.n if cfg.out else 0, cfg.show), cfg.split, cfg.seed)
     for sample in samples[:cfg.show]:

@@ -455,7 +455,7 @@ def typos(sample, rng):
 
 def distracted(sample, rng):
     """Three more tools, of the validation domains: no test query asks for one, and training has shown none of them."""
-    pool = [tool.schema() for tool in synth.TOOLS.values() if tool.domain in synth.SPLIT["val"]]
+    pool = [tool.schema() for tool in synth.TOOLS.values() if tool.split == "val"]
     taken = {tool["name"] for tool in sample.tools}
     extra = rng.sample([tool for tool in pool if tool["name"] not in taken], 3)
     return replace(sample, tools=rng.sample([*sample.tools, *extra], len(sample.tools) + 3))

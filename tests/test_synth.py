@@ -26,7 +26,7 @@ SCHEMA_TYPES = {"string", "integer", "float", "boolean", "array", "dict"}
 @pytest.fixture(scope="module")
 def drawn():
     """1,000 samples of each split."""
-    return {split: make_samples(1000, split) for split in SPLIT}
+    return {split: make_samples(1000, split) for split in PHRASINGS}
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,10 @@ def test_schema_is_in_bfcls_layout_and_the_tool_runs(name):
         assert p["type"] in SCHEMA_TYPES and p["description"] and (key in required) != ("default" in p)
         assert "items" in p if p["type"] == "array" else "properties" in p if p["type"] == "dict" else True
         assert "enum" not in p or "default" not in p or p["default"] in p["enum"]
-    split = next(s for s, domains in SPLIT.items() if tool.domain in domains)
     rng = random.Random(name)
     for _ in range(20):  # some draws are refused, such as a flight from a city to itself
         world = World()
-        draw = lambda kind: synth.world_string(rng, world, [], split, tool.domain, synth.returned_ids(), kind)
+        draw = lambda kind: synth.world_string(rng, world, [], tool.split, tool.domain, synth.returned_ids(), kind)
         try:
             args = {p.name: synth.draw(rng, p, "literal", draw, (2026, 1, 1))[0] for p in tool.params}
             result = tool.run(world, **args)
@@ -93,26 +92,25 @@ def test_a_world_is_deterministic_and_refuses_what_it_does_not_know():
 
 # ---- The splits ---------------------------------------------------------------------------------------------------
 
-def test_no_domain_value_or_wording_is_in_two_splits():
+def test_every_tool_has_one_split_and_no_value_or_wording_is_in_two():
+    assert set(SPLIT) <= set(TOOLS) and {tool.split for tool in TOOLS.values()} == set(PHRASINGS)
     for other, split in (("train", "val"), ("train", "test"), ("val", "test")):
-        assert not set(SPLIT[split]) & set(SPLIT[other])
         values = [{v.lower() for pool in POOLS.values() for v in pool[s]} for s in (split, other)]
         assert not values[0] & values[1]
         for part in ("frames", "joiners", "cues", "same", "usual", "again"):
             a, b = ({template.lower().strip() for template in getattr(PHRASINGS[s], part)} for s in (split, other))
             assert not a & b, part
-    assert all(set(pool) == set(SPLIT) for pool in POOLS.values())
-    assert {tool.domain for tool in TOOLS.values()} == {domain for domains in SPLIT.values() for domain in domains}
+    assert all(set(pool) == set(PHRASINGS) for pool in POOLS.values())
 
 
 def test_tools_and_values_of_other_splits_are_never_drawn(drawn):
     for split, samples in drawn.items():
         tools = {tool["name"] for s in samples for tool in s.tools}
-        assert {TOOLS[name].domain for name in tools} <= set(SPLIT[split])
+        assert {TOOLS[name].split for name in tools} == {split}
         assert {c.name for s in samples for c in s.calls or ()} <= tools
         values = {v.lower() for s in samples for c in s.calls or () for v in strings(c.args)}
-        foreign = {v.lower() for pool in POOLS.values() for s in SPLIT if s != split for v in pool[s]}
-        options = {o for tool in TOOLS.values() if tool.domain in SPLIT[split] for p in tool.params for o in p.options or ()}
+        foreign = {v.lower() for pool in POOLS.values() for s in PHRASINGS if s != split for v in pool[s]}
+        options = {o for tool in TOOLS.values() if tool.split == split for p in tool.params for o in p.options or ()}
         assert not (values & foreign) - options  # "short" may be an option here and a word there
 
 
@@ -127,7 +125,7 @@ def test_wording_of_a_split_is_in_no_other(drawn):
     for split, phrasing in PHRASINGS.items():
         for templates in list(vars(phrasing).values())[:6]:
             for piece in pieces(templates):
-                where = {s for s in SPLIT if any(piece in text for text in texts[s])}
+                where = {s for s in PHRASINGS if any(piece in text for text in texts[s])}
                 assert where == {split}, piece
 
 
@@ -175,7 +173,7 @@ def test_the_base_is_taught_the_forms_that_only_the_test_asks_for(documents, for
 
 # ---- Each sample --------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("split", SPLIT)
+@pytest.mark.parametrize("split", PHRASINGS)
 def test_every_sample_is_right(drawn, split):
     """Its target is one that its tools allow, and runs in the world that its setup makes, with the ids it mentions."""
     for s in drawn[split]:
