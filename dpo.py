@@ -145,7 +145,7 @@ class DPOConfig:
     beta: float = 0.3                # DPO: 0.1 in the ancestor; SimPO: 2.5 in the released script; IPO's tau, ORPO's lambda
     margin: float = 0.5              # SimPO's gamma: the margin that the chosen fragment should have
     smooth_by_visits: bool = False   # DPO: label smoothing by visit counts, as the ancestor does
-    sft_weight: float = 1.0          # weight of cross-entropy on a right response of each tree; 0: preferences only
+    sft_weight: float = 0.0          # weight of cross-entropy on a right response of each tree; 0: preferences only
     pref_lr: float = 2e-4            # of LoRA; the 8B model of the paper wants about 1e-6
     pref_warmup: float = 0.1         # share of the steps in which the learning rate rises; then cosine to zero
     pref_epochs: int = 1             # passes over a round's trees

@@ -17,7 +17,7 @@ from mcts import Node, SearchConfig, Tree, preference_pairs
 from sft import TOKENS
 
 MINIATURE = ["--n", "12", "--n_test", "6", "--iters", "2", "--simulations", "2", "--k", "2", "--max_new", "8", "--rank", "2",
-             "--pick", "0.34", "--pref_epochs", "1", "--min_gap", "0.01", "--device", "cpu"]
+             "--buffer", "0.5", "--pick", "0.34", "--across", "True", "--pref_epochs", "1", "--min_gap", "0.01", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")

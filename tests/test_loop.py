@@ -17,7 +17,7 @@ import synth
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--n", "16", "--n_test", "10", "--iters", "2", "--simulations", "2", "--k", "2", "--max_new", "24", "--rank", "2",
-         "--pref_epochs", "1", "--lr", "1e-3", "--device", "cpu"]
+         "--pref_epochs", "1", "--lr", "1e-3", "--across", "True", "--sft_weight", "1", "--replay", "1", "--device", "cpu"]
 
 
 def arguments(checkpoint, out, *more):

@@ -278,7 +278,7 @@ def test_the_command_trains_and_saves(checkpoint, tmp_path, capsys, samples):
     synth.write_samples(samples[:6], tmp_path / "train.jsonl")
     sft.main(["--model", str(checkpoint), "--data", str(tmp_path / "train.jsonl"), "--out", str(tmp_path / "out"),
               "--device", "cpu", "--rank", "2"])
-    assert "6 samples, 1 updates, perplexity of targets" in capsys.readouterr().out
+    assert "6 samples, 2 updates, perplexity of targets" in capsys.readouterr().out
     assert {"config.json", "model.safetensors", "adapter.json", "adapter.safetensors", "tokenizer.json"} <= {
         path.name for path in (tmp_path / "out").iterdir()}
     load_model(tmp_path / "out", "cpu")
