@@ -480,7 +480,7 @@ def draw(rng, param, form, strings, today):
 
 # A parameter's annotation reads "kind: description: cue phrase", with ~ where its value stands in a query.
 
-SPLIT = {  # tools that no training sample shows, about half of a domain's, each with one that makes the ids it takes
+HELD_OUT = {  # tools that no training sample shows, about half of a domain's, each with one that makes the ids it takes
     "val": """calendar.create_event calendar.move_event calendar.invite_guests find_match buy_tickets log_run weather.find_station
         read_station wind_chill find_course enroll_student make_flashcard units.convert_length days_between percentage""",
     "test": """search_hotels reserve_hotel search_trains pay_bill estimate_loan save_coins schedule_device pause_schedule
@@ -488,7 +488,7 @@ SPLIT = {  # tools that no training sample shows, about half of a domain's, each
         files.share_file files.print_file find_sitter hire_sitter human_age find_doctor visit_doctor log_drink find_item fill_cart
         show_cart maps.find_place maps.bookmark_place maps.report_traffic find_restaurant book_table release_table
         order_takeaway"""}
-SPLIT = {tool: split for split, tools in SPLIT.items() for tool in tools.split()}      # the others are the training set's
+SPLIT = {name: split for split, names in HELD_OUT.items() for name in names.split()}      # the others are the training set's
 
 class ToolError(Exception):
     """A call the world refuses; its text is what the tool returns."""

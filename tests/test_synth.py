@@ -149,6 +149,12 @@ def test_the_bases_people_place_values_in_other_words(part):
     assert len(of_base) > 50 and not of_base & of_world
 
 
+def test_the_bases_people_write_other_texts():
+    rng = random.Random(0)
+    texts = {synth.bare_words(synth.base_string(rng, kind="text")) for _ in range(4000)}
+    assert len(texts) > 3000 and not texts & {synth.bare_words(t) for pool in POOLS["text"].values() for t in pool}
+
+
 def test_the_bases_toolsets_are_as_large_as_the_worlds(drawn, documents):
     """A model of 5 million parameters reads no prompt much longer than those of its training."""
     world = sorted(len(synth.system_message(s, "compact")) for s in drawn["train"])
