@@ -1,7 +1,8 @@
 """iTool, the whole method: warm-up, then rounds of pick, search, pair, optimize, score.
 
     python loop.py --iters 3                                       # the embedded model and the simulated world
-    python loop.py --iters 3 --model Qwen/Qwen2.5-0.5B-Instruct --data my_calls.jsonl --lr 1e-4 --pref_lr 1e-6
+    python loop.py --iters 3 --model Qwen/Qwen2.5-0.5B-Instruct --data my_calls.jsonl --lr 1e-4 --pref_lr 1e-6 \
+        --batch_tokens 16384
 
 paper.md's stages in the order in which they happen; each is explained in its own file. Everything goes to `--out`:
 config.json, data/, warmup/, iter1/, iter2/, ..., metrics.jsonl, report.html and final/ (a checkpoint that transformers

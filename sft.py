@@ -483,7 +483,7 @@ class SFTConfig:
     epochs: int = 1                  # passes over the data
     lr: float = 5e-4                 # of LoRA; the 8B model of the paper wants about 1e-4
     lr_warmup: float = 0.05          # share of the steps in which the learning rate rises; then cosine to zero
-    batch_tokens: int = 1024         # tokens an update
+    batch_tokens: int = 1024         # tokens an update; a large model with JSON prompts wants more, say 16384
     micro_tokens: int = 8192         # tokens a forward pass: more than this are accumulated
     max_tokens: int = 4096           # longer samples are left out, and counted
     rank: int = 16                   # LoRA: width of A and B

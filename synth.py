@@ -1846,12 +1846,17 @@ to ~|at ~|with {n} ~|for the {n} ~
 bool: urgent|notify|public|repeat|insured|silent|express: with {n}/without {n}|{n}/not {n}|make it {n}/not {n}""".strip().split("\n")]
 
 
+def random_enum(rng):
+    """The kind of a parameter with two to four options; most have options that can be paraphrased."""
+    return f"enum({','.join(rng.sample(list(PARAPHRASES) if rng.random() < 0.65 else base_words()[0], rng.randint(2, 4)))})"
+
+
 def plausible_param(rng):
-    """A parameter as people name them: its kind says where the value stands, by a preposition or a word of its own."""
+    """(name, kind, description, cue) of a parameter as people name them: what it is says where its value stands."""
     kinds, names, cues = rng.choice(BASE_PARAMS)
     name, kind, noun = rng.choice(names), rng.choice(kinds), base_word(rng, True)
     if kind == "enum":
-        kind = f"enum({','.join(rng.sample(list(PARAPHRASES) if rng.random() < 0.65 else base_words()[0], rng.randint(2, 4)))})"
+        kind = random_enum(rng)
     n, cue = words_of(name), rng.choice(cues)
     if rng.random() < 0.2:
         name = f"{noun}_{name}"
@@ -1860,7 +1865,8 @@ def plausible_param(rng):
 
 
 def base_param(rng, taken, hard=1.0):
-    """A random parameter, and where its value stands: by its name, or, as often as `hard` says, by its description."""
+    """A parameter, half of the time a plausible one, else of random words: the value of such a one stands by its name or,
+    as often as `hard` says, by its description. taken: names that the tool's other parameters have."""
     if rng.random() < 0.5:
         name, kind, description, cue = plausible_param(rng)
         if name not in taken:
@@ -1874,8 +1880,7 @@ def base_param(rng, taken, hard=1.0):
     if kind == "word":
         kind = rng.choice(STRINGS)
     elif kind == "enum":
-        pool = list(PARAPHRASES) if rng.random() < 0.65 else base_words()[0]
-        kind = f"enum({','.join(rng.sample(pool, rng.randint(2, 4)))})"
+        kind = random_enum(rng)
     elif kind == "list":
         kind = f"list({rng.choice(['word', 'word', 'int', 'person'])})"
     elif kind == "object":
@@ -1914,7 +1919,7 @@ def base_param(rng, taken, hard=1.0):
 
 
 def with_default(rng, param, hard):
-    """An optional parameter gets a default, mostly."""
+    """The parameter; if it is optional, mostly with a default."""
     if not param.required and rng.random() < 0.7:
         param.default, _ = draw(rng, param, "literal", lambda k: base_string(rng, hard, k), (2026, 1, 1))
     return param
