@@ -69,7 +69,7 @@ class BenchConfig:
     max_new: int = 0                 # search: tokens a response may have, 0 for the default
     n: int = 256                     # sft and decode: samples
     batch: int = 64                  # decode: rows
-    batch_sizes: str = "4,8,16,32,64"  # that a trainer of trl may choose from
+    batch_sizes: str = "1,2,4,16,64"  # that a trainer of trl may choose from
     rank: int = 16                   # LoRA on every linear layer but the head, alpha twice that
     before: str = ""                 # loop: a commit whose loop.py is the baseline
     tree_counts: str = "16,64,256,1024"            # scaling
