@@ -30,10 +30,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import nn
 from tqdm import tqdm
 from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, HfArgumentParser,
-                          LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast)
+                          PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.models.qwen2.modeling_qwen2 import rotate_half
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
 
@@ -574,6 +575,7 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|t
 CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 BASE_TOKENS, BASE_PIECES = 3072, 1500     # tokens an update; pieces of words in the vocabulary
+BASE_CHOOSING, BASE_LOOKING = 0.35, 0.3   # share of documents in which only the tool is hard; weight of where heads look
 UPPER = "\u21e7"     # stands before a letter that was a capital
 
 
@@ -665,12 +667,13 @@ def start_with_copying(model, sharpness=2.5):
     biases of query and key, which RoPE turns with the position, match one to four places back; it writes a sketch of
     that token beside the current one. A head of the next layers looks for places where the token so many places back
     is the current one (to go on with a span) or the one before (to go from `name=` to what the query says after
-    "name"), and copies the token there. All is trained from then on; the rest starts as usual, with branches that add
-    nothing yet (output matrices zero).
+    "name"), and copies the token there. A fifth group of heads, if there is one, is for choosing: see where_to_look. All
+    is trained from then on; the rest starts as usual, with branches that add nothing yet (output matrices zero).
     """
     config = model.config
-    width, heads, groups = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
-    size, each = width // heads, heads // groups
+    width, groups = config.hidden_size, min(4, config.num_key_value_heads)
+    each = config.num_attention_heads // config.num_key_value_heads
+    size = model.model.layers[0].self_attn.head_dim
     half, fast, slow = size // 2, 5, size // 4       # fast dimensions tell neighbours apart, slow ones hardly turn
     frequency = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
     orthogonal = lambda rows: torch.linalg.qr(torch.randn(width, rows))[0].T.to(model.device)
@@ -707,6 +710,108 @@ def start_with_copying(model, sharpness=2.5):
                 attention.q_proj.weight[h * size:(h + 1) * size] *= 0.3
                 attention.q_proj.weight[h * size + slots] = sharpness * queries[group][sketch]
                 attention.o_proj.weight[:, h * size:(h + 1) * size] = (0.15 if group < 2 else 0.1) * value.T
+    if config.num_key_value_heads > groups:      # what the heads for choosing hand on: a sketch of the tool's name
+        name, to_word, to_answer = orthogonal(3 * size).reshape(3, size, width)
+        for layer, value, out in zip(CHOOSING, (name, to_word, to_answer), (to_word, to_answer, name)):
+            attention = model.model.layers[layer].self_attn
+            attention.v_proj.weight[groups * size:] = value
+            attention.o_proj.weight[:, groups * each * size:] = 0.15 * out.T.repeat(1, each)
+        same, attention = sharpness * orthogonal(len(slots)), model.model.layers[CHOOSING[1]].self_attn
+        attention.k_proj.weight[groups * size + slots] = same
+        for h in range(groups * each, config.num_attention_heads):
+            attention.q_proj.weight[h * size + slots] = same
+
+
+CHOOSING = (1, 2, 3)     # the layers whose last group of heads, one after the other, chooses a tool
+
+
+def token_marks(tokenizer):
+    """The ids of tokens by what they do in a document: end a line or a name, close brackets, go on to another call; user;
+    and words of three letters or more that are not small ones."""
+    tokens, small = tokenizer.convert_ids_to_tokens(range(len(tokenizer))), {*synth.FILLERS, *synth.PREPOSITIONS}
+    texts = [tokenizer.decode([i]) for i in range(len(tokens))]
+    which = lambda rule: {i for i, text in enumerate(texts) if rule(text)}
+    return {"line": which(lambda t: t == "\n"), "open": which(lambda t: t.startswith("(")), "close": which(lambda t: ")" in t),
+            "next": which(lambda t: t.endswith("), ")), "user": which(lambda t: t == "<|user|>"),
+            "word": {i for i, t in enumerate(tokens) if t[0] == "\u0120" and len(t) > 3 and t[1:].isalpha() and t[1:] not in small}}
+
+
+def where_to_look(tree, marks, rng, others=60):
+    """What heads for choosing should look at, in a document's tree: [(head, (segment, token), [(segment, token), ...]), ...].
+
+    Head 0: a word of a tool's name or description looks at the name. Head 1: a word of the request looks at the same word
+    there, and so learns of the name. Head 2: what is about to say a name, or its next token, looks at the request's words
+    that this tool has and no other. So the tool is said that has the most telling words of the request. Heads 3 to 5
+    are the same ones at `others` other places, where they look at the very first token, that is at nothing (an attention
+    sink: Xiao et al., arXiv 2309.17453).
+    """
+    system, bags, links = tree[0][0], {}, []
+    breaks = [i for i, token in enumerate(system) if token in marks["line"]]
+    for start, end in zip(breaks, breaks[1:]):
+        brackets = [i for i in range(start, end) if system[i] in marks["open"] or system[i] in marks["close"]]
+        name = range(start + 1, brackets[0] if brackets else start)
+        bag = bags.setdefault(tuple(system[i] for i in name), {})
+        for i in (*name, *(range(brackets[-1] + 1, end) if brackets else ())):
+            links.append((0, (0, i), [(0, j) for j in name if j <= i]))
+            if system[i] in marks["word"]:
+                bag.setdefault(system[i], []).append((0, i))
+    for s, (ids, parent, learned) in enumerate(tree):
+        if s and not learned and marks["user"] & {*ids}:
+            for i, token in enumerate(ids):
+                if same := [place for bag in bags.values() for place in bag.get(token, ())]:
+                    links.append((1, (s, i), same))
+        while learned and parent > 0 and (tree[parent][2] or not marks["user"] & {*tree[parent][0]}):
+            parent = tree[parent][1]
+        for start in range(1, len(ids) if learned else 0):
+            if start == 1 or ids[start - 1] in marks["next"]:
+                end = next((i for i in range(start, len(ids)) if ids[i] in marks["open"]), start)
+                bag, request = bags.get(tuple(ids[start:end]), {}), tree[parent][0]
+                said = [i for i, token in enumerate(request) if token in bag]
+                said = [i for i in said if sum(request[i] in bag for bag in bags.values()) == 1] or said
+                links += [(2, (s, i - 1), [(parent, j) for j in said]) for i in range(start, end) if said]
+    sizes, taken = [len(ids) for ids, _, _ in tree], {link[:2] for link in links} | {(head, (0, 0)) for head in range(3)}
+    for head in range(3):
+        for _ in range(others):
+            segment, = rng.choices(range(len(tree)), sizes)
+            place = segment, rng.randrange(sizes[segment])
+            if (head, place) not in taken:
+                links.append((3 + head, place, [(0, 0)]))
+    return links
+
+
+def lay_out_links(trees, links, length):
+    """Links of trees, each a row of a batch of that length -> for each head (rows, places, (links, length) bool: where to)."""
+    packed = [[] for _ in range(6)]
+    for row, (tree, found) in enumerate(zip(trees, links)):
+        starts = np.cumsum([0, *(len(ids) for ids, _, _ in tree)])
+        for head, (segment, token), places in found:
+            packed[head].append((row, starts[segment] + token, [starts[s] + t for s, t in places]))
+    for head, part in enumerate(packed):
+        where = torch.zeros(len(part), length, dtype=torch.bool)
+        for n, (_, _, places) in enumerate(part):
+            where[n, places] = True
+        packed[head] = *(torch.tensor([link[i] for link in part], dtype=torch.long) for i in (0, 1)), where
+    return packed
+
+
+def log_attention(attention, hidden, rope, mask, rows, places, where):
+    """(links, heads) log of the share of attention that an attention layer's last group of heads pays to `where`.
+
+    hidden: (rows, length, width) what the layer reads; rope: (cosine, sine) of its positions; mask as in Batch; rows,
+    places: (links,) who looks; where: (links, length) bool.
+    """
+    size, each = attention.head_dim, attention.num_key_value_groups
+    turn = lambda x, cos, sin: x * cos + rotate_half(x) * sin
+    key = F.linear(hidden, attention.k_proj.weight[-size:], attention.k_proj.bias[-size:])
+    query = F.linear(hidden[rows, places], attention.q_proj.weight[-each * size:], attention.q_proj.bias[-each * size:])
+    key, query = turn(key, *rope), turn(query.unflatten(-1, (each, size)), *(x[rows, places][:, None] for x in rope))
+    found = hidden.new_zeros(len(rows), each)
+    for row in rows.unique():
+        part = rows == row
+        scores = torch.einsum("qhs,ks->qhk", query[part], key[row]) * attention.scaling
+        scores = scores.masked_fill(~mask[row, 0, places[part]][:, None], -torch.inf).log_softmax(-1)
+        found[part] = scores.masked_fill(~where[part][:, None], -torch.inf).logsumexp(-1)
+    return found
 
 
 def base_row(document):
@@ -715,10 +820,15 @@ def base_row(document):
 
 
 def base_trees(tokenizer, seed, start=0):
-    """Documents of the base's world as trees of token ids, without end; branches beyond `base_row` are cut."""
+    """Documents of the base's world as trees of token ids, without end; branches beyond `base_row` are cut.
+
+    Yields (number of the document, tree, where_to_look's links).
+    """
+    marks = token_marks(tokenizer)
     for i in itertools.count(start):
         rng = random.Random(f"{seed}-{i}")
-        document = synth.base_document(rng, hardest=1 if seed == "val" else min(1, i / 10_000))
+        document = synth.choosing_document(rng) if rng.random() < BASE_CHOOSING else \
+            synth.base_document(rng, hardest=1 if seed == "val" else min(1, i / 10_000))
         encoded = tokenizer([text for text, _, _ in document], add_special_tokens=False)["input_ids"]
         tree, number, total = [], {-1: -1}, 0
         for k, (ids, (_, parent, learned)) in enumerate(zip(encoded, document)):
@@ -729,18 +839,19 @@ def base_trees(tokenizer, seed, start=0):
         while tree and not tree[-1][2]:      # a question whose answer was cut teaches nothing
             tree.pop()
         if tree:
-            yield i, tree
+            yield i, tree, where_to_look(tree, marks, rng)
 
 
 def base_batches(tokenizer, seed, start=0):
-    """(index of the next document, Batch) without end."""
+    """(index of the next document, Batch, lay_out_links' links) without end."""
     documents = base_trees(tokenizer, seed, start)
     while True:
-        numbers, trees = zip(*itertools.islice(documents, 96))
+        numbers, trees, links = zip(*itertools.islice(documents, 96))
         lists = like_lengths(list(map(tree_tokens, trees)), BASE_TOKENS)
         random.Random(numbers[-1]).shuffle(lists)
         for part in lists:
-            yield numbers[-1] + 1, lay_out([[trees[i]] for i in part], tokenizer.pad_token_id)
+            batch = lay_out([[trees[i]] for i in part], tokenizer.pad_token_id)
+            yield numbers[-1] + 1, batch, lay_out_links([trees[i] for i in part], [links[i] for i in part], batch.ids.shape[1])
 
 
 @torch.no_grad()
@@ -768,9 +879,9 @@ def train_base(cfg):
         tokenizer = make_tokenizer(synth.vocabulary(), BASE_PIECES)
         tokenizer.save_pretrained(out)
     torch.manual_seed(cfg.base_seed)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=512, num_hidden_layers=5, num_attention_heads=8,
-        num_key_value_heads=4, attention_bias=True, tie_word_embeddings=True, max_position_embeddings=2048,
+    model = Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=512, num_hidden_layers=5, num_attention_heads=10,
+        num_key_value_heads=5, head_dim=32, tie_word_embeddings=True, max_position_embeddings=2048,
         rope_parameters={"rope_type": "default", "rope_theta": 1e5}, initializer_range=0.04, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, attn_implementation="sdpa")).to(device)
     start_with_copying(model)
@@ -801,7 +912,11 @@ def train_base(cfg):
         os.replace(out / "state.tmp", state_file)
 
     grades = torch.tensor(synth.grade_ids(tokenizer)[1], device=device)
-    validation = [batch for _, (_, batch) in zip(range(6), base_batches(tokenizer, "val"))]
+    validation = [batch for _, (_, batch, _) in zip(range(6), base_batches(tokenizer, "val"))]
+    read = {}      # what the layers that choose have read
+    for n in CHOOSING:
+        model.model.layers[n].self_attn.register_forward_pre_hook(lambda module, args, kwargs, n=n: read.update(
+            {n: (module, kwargs["hidden_states"], kwargs["position_embeddings"])}), with_kwargs=True)
     stream = base_batches(tokenizer, f"train-{cfg.base_seed}" if cfg.base_seed else "train", document)
     bar, saved, losses = tqdm(total=int(cfg.base_tokens), initial=tokens_seen, unit="tok", unit_scale=True), time.time(), []
     while tokens_seen < cfg.base_tokens:
@@ -810,11 +925,14 @@ def train_base(cfg):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
         muon.param_groups[0]["momentum"] = 0.85 + 0.1 * min(1, step / 300)
-        document, batch = next(stream)
-        logps = learned_logps(model, batch.to(device))
+        document, batch, links = next(stream)
+        batch, links = batch.to(device), [[x.to(device) for x in part] for part in links]
+        logps = learned_logps(model, batch)
         weight = 1 + 3 * torch.isin(batch.target, grades).float()     # a grade is one token of many, and hard to learn
+        weight += 2 * torch.isin(batch.before, links[2][0] * batch.ids.shape[1] + links[2][1]).float()    # so is a tool's name
         loss = -(weight * logps).sum() / weight.sum()
-        loss.backward()
+        looks = [-log_attention(*read[CHOOSING[head % 3]], batch.mask, *part).mean() for head, part in enumerate(links) if len(part[0])]
+        (loss + BASE_LOOKING * sum(looks)).backward()
         if not math.isfinite(loss.item()):
             raise TrainingError(f"the loss is {loss.item()} at step {step}; {state_file} holds the last good state")
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -824,7 +942,7 @@ def train_base(cfg):
         model.zero_grad(set_to_none=True)
         tokens_seen, step, losses = tokens_seen + batch.tokens, step + 1, [*losses[-99:], loss.item()]
         bar.update(batch.tokens)
-        bar.set_postfix(loss=f"{np.mean(losses):.3f}")
+        bar.set_postfix(loss=f"{np.mean(losses):.3f}", looking=f"{sum(looks).item():.2f}")
         if step % 400 == 0:
             bar.write(f"{tokens_seen / 1e6:6.2f}M tokens  loss {np.mean(losses):.3f}  "
                       f"exact {base_accuracy(model, validation):.3f}")

@@ -23,7 +23,7 @@ import re
 import string
 import sys
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date as day
 from pathlib import Path
 from statistics import mean, median
@@ -2230,6 +2230,47 @@ def base_document(rng, hardest=1.0):
                 result, _ = base_result(rng, base_word(rng))
                 node = add(turn("tool", json.dumps(result)) + turn("user", text[0].upper() + text[1:] + ".") + OPEN, reply)
                 add(format_calls([Call(tool.name, {**wishes[0].args, **change.args})]) + END, node, True)
+    return segments
+
+
+
+def choosing_document(rng):
+    """A training document of the base in which only the tool is hard: few parameters, and many short requests, each with
+    more words of one tool's name and description than of any other's. Returns a tree, as base_document does."""
+    verbs, tools, bags = base_words()[1], [], []
+    domains = [base_word(rng) for _ in range(rng.randint(1, 3))] if rng.random() < 0.6 else []
+    common = [base_word(rng, True) for _ in range(rng.randint(3, 6))]      # words that several tools have
+    article = lambda: rng.choice(["the ", "a ", "", "my ", "some ", "an "])
+    size = rng.randint(2, 7)
+    while len(tools) < size:
+        verb, *rest = words = [rng.choice(verbs), *(rng.choice(common) if rng.random() < 0.3 else base_word(rng, rng.random() < 0.6)
+                                                    for _ in range(rng.randint(1, 4)))]
+        named, = rng.choices([[base_word(rng) for _ in range(rng.randint(1, 3))], words[:2], [verb, rest[-1]], rest[:2],
+                              [rng.choice(verbs), rest[-1]]], [4, 5, 5, 3, 3])
+        name = base_name(rng, named)
+        name = f"{rng.choice(domains)}.{name}" if domains and "." not in name and rng.random() < 0.6 else name
+        if name in TOOLS or any(tool.name == name for tool in tools):
+            continue
+        tail = [base_word(rng)] if rng.random() < 0.5 else []
+        text = f"{verb} {article()}{' '.join(rest)}"
+        text += f" {rng.choice(PREPOSITIONS)} {article()}{tail[0]}." if tail else rng.choice([".", ""])
+        tools.append(Tool(name, text.capitalize(), [base_param(rng, [], 0.3)] if rng.random() < 0.4 else [], [words, tail]))
+        bags.append({*" ".join([*words, *tail, *named]).split()})
+    today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
+    segments, phrasing = [(turn("system", system_text([tool.schema() for tool in tools], today)), -1, False)], base_phrasing(rng)
+    for _ in range(rng.randint(16, 26)):
+        phrasing = base_phrasing(rng) if rng.random() < 0.3 else phrasing
+        tool, bag = rng.choice(list(zip(tools, bags)))
+        (verb, *rest), tail = tool.intents
+        first, *others = rng.choices([[verb, *rest], [verb, rest[-1]], [rng.choice(verbs), *rest], [rng.choice(verbs), rest[-1]],
+                                      [*rest, *tail], [verb, base_word(rng), rest[-1]], [verb, rest[0]]],
+                                     [35, 15, 15, 10, 10, 8, 7])[0]
+        shared = [len({*" ".join([first, *others]).split()} & other) for other in (bag, *(b for b in bags if b is not bag))]
+        if shared[0] > max(shared[1:]):
+            asked = replace(tool, intents=[f"{first} {article()}{' '.join(others)}" if others else first])
+            wish = make_wish(rng, asked, phrasing, {"literal": 1}, lambda kind: base_string(rng, 0.2, kind), today)
+            segments.append((turn("user", say(rng, wish, phrasing)) + OPEN, 0, False))
+            segments.append((format_calls([Call(tool.name, wish.args)]) + END, len(segments) - 1, True))
     return segments
 
 # ---------------------------------------------------------------------------------------------

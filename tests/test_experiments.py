@@ -10,7 +10,7 @@ import pytest
 import loop
 import synth
 from conftest import tiny
-from docs import experiments, tables
+from docs import choosing, experiments, tables
 from docs.tables import cost
 from eval import judge
 from mcts import Node, SearchConfig, Tree, preference_pairs
@@ -225,3 +225,17 @@ def test_mistakes_get_a_line(tmp_path, more, says):
 
 def test_cost_counts_backward_twice():
     assert cost({"trained": 10, "decoded": 5, "scored": 7}) == 42 and set(tables.KINDS) >= set(TOKENS)
+
+
+def test_how_often_the_right_tool_is_chosen(flags, capsys, monkeypatch):
+    """A model that always calls the first tool is right where there is one, and by chance among more."""
+    first = lambda model, tokenizer, samples: [{"response": f"[{s.tools[0]['name']}(", "correct": False} for s in samples]
+    monkeypatch.setattr(choosing, "evaluate", first)
+    choosing.main(["--model", flags[1], "--n", "40", "--device", "cpu"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["1", "2", "4", "6"] and all(row[1] == "0% of 40" for row in rows)
+    right = [int(row[2].split("%")[0]) for row in rows]
+    assert right[0] == 100 and 30 <= right[1] <= 70 and right[3] <= 40
+    assert all(sum(int(cell.split()[-1]) for cell in row[3:] if cell != "none") == 40 for row in rows)
+    with pytest.raises(ValueError, match="--n has to be at least 1"):
+        choosing.main(["--model", flags[1], "--n", "0"])

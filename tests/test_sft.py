@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ import synth
 from sft import (ModelError, SFTConfig, TrainingError, add_lora, curriculum_updates, lay_out, learned_logps, load_model,
                  lora_layers, lora_parameters, lora_tensors, orthogonalize, perplexities, sample_tree, save_model,
                  segment_sum, start_with_copying, tree_tokens, warm_up)
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -108,11 +111,11 @@ def test_rows_of_like_length_go_together(lengths, max_tokens):
 
 
 def test_the_bases_documents_become_trees_that_fit_a_row(tokenizer):
-    for i, tree in itertools.islice(sft.base_trees(tokenizer, "test", 9990), 20):
+    for i, tree, _ in itertools.islice(sft.base_trees(tokenizer, "test", 9990), 20):
         assert tree_tokens(tree) <= sft.base_row(i) and tree[-1][2] and any(learned for _, _, learned in tree)
         assert all(ids and -1 <= parent < i for i, (ids, parent, _) in enumerate(tree))
-    first = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
-    again = [batch.ids for _, (_, batch) in zip(range(2), sft.base_batches(tokenizer, "test"))]
+    first = [batch.ids for _, (_, batch, _) in zip(range(2), sft.base_batches(tokenizer, "test"))]
+    again = [batch.ids for _, (_, batch, _) in zip(range(2), sft.base_batches(tokenizer, "test"))]
     assert all(map(torch.equal, first, again)) and all(ids.numel() <= sft.BASE_TOKENS for ids in first)
 
 
@@ -350,6 +353,94 @@ def test_a_new_base_can_copy():
     start_with_copying(model)
     first, second = halves()
     assert second < first - 0.5
+
+
+# ---- The heads that choose a tool ----------------------------------------------------------------------------------
+
+QUESTION = [("<|system|>Tools:\ncalendar.move_event(day: date when) Move an event.\nfind_match(team: str) Recommend a game of a team\n"
+             "Today is 2026-01-02.<|end|>", -1, False),
+            ("<|user|>Please move my event, and recommend the game.<|end|><|assistant|>", 0, False),
+            ('[calendar.move_event(day="2026-01-02"), find_match()]<|end|>', 1, True),
+            ("<|user|>Find some banana.<|end|><|assistant|>", 0, False), ("None of the tools can do that.<|end|>", 3, True)]
+
+
+@pytest.fixture(scope="module")
+def question():
+    """A toolset with two questions: (tokenizer, tree of token ids)."""
+    tokenizer = load_model(ROOT / "base", "cpu")[1]
+    return tokenizer, [(tokenizer(text, add_special_tokens=False)["input_ids"], parent, learned) for text, parent, learned in QUESTION]
+
+
+def test_the_places_to_look_at_are_the_names_words_and_what_asks_for_them(question):
+    tokenizer, tree = question
+    word = lambda place: tokenizer.decode([tree[place[0]][0][place[1]]]).strip()
+    found = [(head, place, [word(p) for p in places]) for head, place, places in
+             sft.where_to_look(tree, sft.token_marks(tokenizer), random.Random(0))]
+    names = [places for head, place, places in found if head == 0]
+    assert ["calendar", ".", "move", "_", "event"] in names and ["find", "_", "match"] in names
+    assert not any({"day", "team"} & {*places} for places in names)      # parameters are no part of a name
+    same = [(word(place), places) for head, place, places in found if head == 1 and place[0] == 1]
+    assert same == [("move", ["move"] * 2), ("event", ["event"] * 2), ("recommend", ["recommend"]), ("game", ["game"])]
+    asked = [(word(place), places) for head, place, places in found if head == 2]
+    first, second = ["move", "event"], ["recommend", "game"]
+    assert asked == [("[", first), ("calendar", first), (".", first), ("move", first), ("_", first),
+                     ('"),', second), ("find", second), ("_", second)]      # nothing for the question that no tool answers
+    elsewhere = [(head, place, places) for head, place, places in found if head > 2]
+    assert {head for head, _, _ in elsewhere} == {3, 4, 5} and all(places == ["<|system|>"] for _, _, places in elsewhere)
+    assert not {(head - 3, place) for head, place, _ in elsewhere} & {(head, place) for head, place, _ in found if head < 3}
+
+
+def five_groups(vocabulary):
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=vocabulary, hidden_size=256, intermediate_size=64, num_hidden_layers=4, num_attention_heads=10,
+        num_key_value_heads=5, head_dim=32, tie_word_embeddings=True, initializer_range=0.04,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5}, attn_implementation="eager"))
+
+
+@torch.no_grad()
+def test_where_heads_look_is_what_attention_says(question):
+    """transformers' own eager attention weights are the oracle."""
+    tokenizer, tree = question
+    model, rng = five_groups(len(tokenizer)), random.Random(0)
+    start_with_copying(model)
+    links = [sft.where_to_look(part, sft.token_marks(tokenizer), rng) for part in (tree, tree[:3])]
+    batch, read = lay_out([[tree], [tree[:3]]], 0), {}
+    for n in sft.CHOOSING:
+        model.model.layers[n].self_attn.register_forward_pre_hook(
+            lambda module, args, kwargs, n=n: read.update({n: (module, kwargs["hidden_states"], kwargs["position_embeddings"])}),
+            with_kwargs=True)
+    weights = model(input_ids=batch.ids, position_ids=batch.positions, attention_mask=sft.additive(batch.mask),
+                    output_attentions=True).attentions
+    for head, (rows, places, where) in enumerate(sft.lay_out_links([tree, tree[:3]], links, batch.ids.shape[1])):
+        layer = sft.CHOOSING[head % 3]
+        ours = sft.log_attention(*read[layer], batch.mask, rows, places, where).exp()
+        theirs = weights[layer][rows, -2:, places].masked_fill(~where[:, None], 0).sum(-1)
+        assert len(rows) > 2 and {0, 1} == {*rows.tolist()} and torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_heads_learn_where_to_look(question):
+    """A few updates of the queries and keys of the heads alone, on documents of tools drawn at random."""
+    tokenizer, tree = question
+    model = five_groups(len(tokenizer))
+    start_with_copying(model)
+    model.set_attn_implementation("sdpa")
+    params, read, shares = [], {}, []
+    for n in sft.CHOOSING:
+        attention = model.model.layers[n].self_attn
+        params += [*attention.q_proj.parameters(), *attention.k_proj.parameters()]
+        attention.register_forward_pre_hook(lambda module, args, kwargs, n=n: read.update(
+            {n: (module, kwargs["hidden_states"], kwargs["position_embeddings"])}), with_kwargs=True)
+    optimizer = torch.optim.AdamW(params, lr=3e-3)
+    for _, batch, links in itertools.islice(sft.base_batches(tokenizer, "look", 9990), 25):
+        learned_logps(model, batch)
+        looks = [sft.log_attention(*read[sft.CHOOSING[head % 3]], batch.mask, *part) for head, part in enumerate(links)]
+        optimizer.zero_grad()
+        (-sum(look.mean() for look in looks)).backward()
+        optimizer.step()
+        shares.append([look.exp().mean().item() for look in looks])
+    first, last = torch.tensor(shares[:2]).mean(0), torch.tensor(shares[-2:]).mean(0)
+    assert (last > first).all() and last[0] > 0.6 and last.mean() > first.mean() + 0.3, (first, last)
 
 
 def test_base_training_writes_a_checkpoint_and_goes_on_from_its_state(tmp_path, tokenizer, capsys, monkeypatch):

@@ -31,8 +31,9 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def documents():
-    """300 of the base's documents, each as one text."""
-    return ["".join(text for text, _, _ in synth.base_document(random.Random(f"test-{i}"))) for i in range(300)]
+    """300 of the base's documents, then 100 of those in which only the tool is hard, each as one text."""
+    return ["".join(text for text, _, _ in make(random.Random(f"test-{i}")))
+            for make, n in ((synth.base_document, 300), (synth.choosing_document, 100)) for i in range(n)]
 
 
 def plain(text):
@@ -158,7 +159,7 @@ def test_the_bases_people_write_other_texts():
 def test_the_bases_toolsets_are_as_large_as_the_worlds(drawn, documents):
     """A model of 5 million parameters reads no prompt much longer than those of its training."""
     world = sorted(len(synth.system_message(s, "compact")) for s in drawn["train"])
-    base = sorted(len(document.split("<|end|>")[0]) for document in documents)
+    base = sorted(len(document.split("<|end|>")[0]) for document in documents[:300])
     for share in (0.5, 0.75, 0.9):
         assert base[int(share * len(base))] >= 0.8 * world[int(share * len(world))]
 
