@@ -432,7 +432,7 @@ def test_heads_learn_where_to_look(question):
         attention.register_forward_pre_hook(lambda module, args, kwargs, n=n: read.update(
             {n: (module, kwargs["hidden_states"], kwargs["position_embeddings"])}), with_kwargs=True)
     optimizer = torch.optim.AdamW(params, lr=3e-3)
-    for _, batch, links in itertools.islice(sft.base_batches(tokenizer, "look", 9990), 25):
+    for _, batch, links in itertools.islice(sft.base_batches(tokenizer, "look", 9990), 40):
         learned_logps(model, batch)
         looks = [sft.log_attention(*read[sft.CHOOSING[head % 3]], batch.mask, *part) for head, part in enumerate(links)]
         optimizer.zero_grad()
@@ -440,7 +440,7 @@ def test_heads_learn_where_to_look(question):
         optimizer.step()
         shares.append([look.exp().mean().item() for look in looks])
     first, last = torch.tensor(shares[:2]).mean(0), torch.tensor(shares[-2:]).mean(0)
-    assert (last > first).all() and last[0] > 0.6 and last.mean() > first.mean() + 0.3, (first, last)
+    assert (last > 2 * first).all() and last.mean() > first.mean() + 0.3, (first, last)
 
 
 def test_base_training_writes_a_checkpoint_and_goes_on_from_its_state(tmp_path, tokenizer, capsys, monkeypatch):
