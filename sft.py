@@ -726,8 +726,8 @@ CHOOSING = (1, 2, 3)     # the layers whose last group of heads, one after the o
 
 
 def token_marks(tokenizer):
-    """The ids of tokens by what they do in a document: end a line or a name, close brackets, go on to another call; user;
-    and words of three letters or more that are not small ones."""
+    """Sets of token ids by what they do in a document: end a line, open brackets (behind a name), close them, go on to another
+    call, begin a user's turn; and words of three letters or more that are not small ones."""
     tokens, small = tokenizer.convert_ids_to_tokens(range(len(tokenizer))), {*synth.FILLERS, *synth.PREPOSITIONS}
     texts = [tokenizer.decode([i]) for i in range(len(tokens))]
     which = lambda rule: {i for i, text in enumerate(texts) if rule(text)}
@@ -792,6 +792,15 @@ def lay_out_links(trees, links, length):
             where[n, places] = True
         packed[head] = *(torch.tensor([link[i] for link in part], dtype=torch.long) for i in (0, 1)), where
     return packed
+
+
+def keep_read(model):
+    """{layer: (attention, hidden, rope)} as log_attention takes them, of the layers that choose; renewed by each forward pass."""
+    read = {}
+    for n in CHOOSING:
+        model.model.layers[n].self_attn.register_forward_pre_hook(lambda module, args, kwargs, n=n: read.update(
+            {n: (module, kwargs["hidden_states"], kwargs["position_embeddings"])}), with_kwargs=True)
+    return read
 
 
 def log_attention(attention, hidden, rope, mask, rows, places, where):
@@ -913,10 +922,7 @@ def train_base(cfg):
 
     grades = torch.tensor(synth.grade_ids(tokenizer)[1], device=device)
     validation = [batch for _, (_, batch, _) in zip(range(6), base_batches(tokenizer, "val"))]
-    read = {}      # what the layers that choose have read
-    for n in CHOOSING:
-        model.model.layers[n].self_attn.register_forward_pre_hook(lambda module, args, kwargs, n=n: read.update(
-            {n: (module, kwargs["hidden_states"], kwargs["position_embeddings"])}), with_kwargs=True)
+    read = keep_read(model)
     stream = base_batches(tokenizer, f"train-{cfg.base_seed}" if cfg.base_seed else "train", document)
     bar, saved, losses = tqdm(total=int(cfg.base_tokens), initial=tokens_seen, unit="tok", unit_scale=True), time.time(), []
     while tokens_seen < cfg.base_tokens:
@@ -932,9 +938,10 @@ def train_base(cfg):
         weight += 2 * torch.isin(batch.before, links[2][0] * batch.ids.shape[1] + links[2][1]).float()    # so is a tool's name
         loss = -(weight * logps).sum() / weight.sum()
         looks = [-log_attention(*read[CHOOSING[head % 3]], batch.mask, *part).mean() for head, part in enumerate(links) if len(part[0])]
-        (loss + BASE_LOOKING * sum(looks)).backward()
-        if not math.isfinite(loss.item()):
-            raise TrainingError(f"the loss is {loss.item()} at step {step}; {state_file} holds the last good state")
+        total = loss + BASE_LOOKING * sum(looks)
+        total.backward()
+        if not math.isfinite(total.item()):
+            raise TrainingError(f"the loss is {total.item()} at step {step}; {state_file} holds the last good state")
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         muon.step()
         adamw.step()

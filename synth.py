@@ -2233,7 +2233,6 @@ def base_document(rng, hardest=1.0):
     return segments
 
 
-
 def choosing_document(rng):
     """A training document of the base in which only the tool is hard: few parameters, and many short requests, each with
     more words of one tool's name and description than of any other's. Returns a tree, as base_document does."""

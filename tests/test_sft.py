@@ -405,11 +405,7 @@ def test_where_heads_look_is_what_attention_says(question):
     model, rng = five_groups(len(tokenizer)), random.Random(0)
     start_with_copying(model)
     links = [sft.where_to_look(part, sft.token_marks(tokenizer), rng) for part in (tree, tree[:3])]
-    batch, read = lay_out([[tree], [tree[:3]]], 0), {}
-    for n in sft.CHOOSING:
-        model.model.layers[n].self_attn.register_forward_pre_hook(
-            lambda module, args, kwargs, n=n: read.update({n: (module, kwargs["hidden_states"], kwargs["position_embeddings"])}),
-            with_kwargs=True)
+    batch, read = lay_out([[tree], [tree[:3]]], 0), sft.keep_read(model)
     weights = model(input_ids=batch.ids, position_ids=batch.positions, attention_mask=sft.additive(batch.mask),
                     output_attentions=True).attentions
     for head, (rows, places, where) in enumerate(sft.lay_out_links([tree, tree[:3]], links, batch.ids.shape[1])):
@@ -421,17 +417,13 @@ def test_where_heads_look_is_what_attention_says(question):
 
 def test_heads_learn_where_to_look(question):
     """A few updates of the queries and keys of the heads alone, on documents of tools drawn at random."""
-    tokenizer, tree = question
+    tokenizer, _ = question
     model = five_groups(len(tokenizer))
     start_with_copying(model)
     model.set_attn_implementation("sdpa")
-    params, read, shares = [], {}, []
-    for n in sft.CHOOSING:
-        attention = model.model.layers[n].self_attn
-        params += [*attention.q_proj.parameters(), *attention.k_proj.parameters()]
-        attention.register_forward_pre_hook(lambda module, args, kwargs, n=n: read.update(
-            {n: (module, kwargs["hidden_states"], kwargs["position_embeddings"])}), with_kwargs=True)
-    optimizer = torch.optim.AdamW(params, lr=3e-3)
+    read, shares = sft.keep_read(model), []
+    chosen = [model.model.layers[n].self_attn for n in sft.CHOOSING]
+    optimizer = torch.optim.AdamW([p for a in chosen for part in (a.q_proj, a.k_proj) for p in part.parameters()], lr=3e-3)
     for _, batch, links in itertools.islice(sft.base_batches(tokenizer, "look", 9990), 40):
         learned_logps(model, batch)
         looks = [sft.log_attention(*read[sft.CHOOSING[head % 3]], batch.mask, *part) for head, part in enumerate(links)]
