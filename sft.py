@@ -496,6 +496,8 @@ class SFTConfig:
     skip_bad: bool = False           # leave out records that cannot be used, and count them
     from_scratch: bool = False       # train the embedded base itself; the settings below are for that
     base_tokens: float = 50e6        # tokens to train on
+    base_start: str = ""             # checkpoint of the same shape to begin with; none: nothing learned yet
+    base_rate: float = 1.0           # share of the learning rates: a quarter is enough to go on from a checkpoint
     base_seed: int = 0
 
 
@@ -875,17 +877,18 @@ def base_accuracy(model, batches):
 
 
 def train_base(cfg):
-    """The embedded model: a Llama of 5 million parameters that learns to read schemas, on random tools only.
+    """The embedded model: a Qwen2 of 5 million parameters that learns to read schemas, on random tools only.
 
     Muon for the matrices, AdamW for embeddings and norms; learning rates fall linearly to zero. State is saved every few
-    minutes; the same command goes on from there.
+    minutes; the same command goes on from there. Raises ModelError for a `base_start` of another shape.
     """
     out, device = Path(cfg.out), pick_device(cfg.device)
     state_file, tokens_seen, step, document = out / "state.safetensors", 0, 0, 0
+    start, tokenizer = load_model(cfg.base_start, cfg.device) if cfg.base_start else (None, None)
     if (out / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
-        tokenizer = make_tokenizer(synth.vocabulary(), BASE_PIECES)
+        tokenizer = tokenizer or make_tokenizer(synth.vocabulary(), BASE_PIECES)
         tokenizer.save_pretrained(out)
     torch.manual_seed(cfg.base_seed)
     model = Qwen2ForCausalLM(Qwen2Config(
@@ -894,6 +897,11 @@ def train_base(cfg):
         rope_parameters={"rope_type": "default", "rope_theta": 1e5}, initializer_range=0.04, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, attn_implementation="sdpa")).to(device)
     start_with_copying(model)
+    if start:
+        try:
+            model.load_state_dict(start.state_dict())
+        except RuntimeError as error:
+            raise ModelError(f"{cfg.base_start}: not of the base's shape ({str(error).splitlines()[1].strip()})") from None
     named = dict(model.named_parameters())
     matrices = [p for name, p in named.items() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in named.items() if p.ndim != 2 or "embed" in name]
@@ -926,7 +934,7 @@ def train_base(cfg):
     stream = base_batches(tokenizer, f"train-{cfg.base_seed}" if cfg.base_seed else "train", document)
     bar, saved, losses = tqdm(total=int(cfg.base_tokens), initial=tokens_seen, unit="tok", unit_scale=True), time.time(), []
     while tokens_seen < cfg.base_tokens:
-        factor = min(1, (step + 1) / 100) * max(0.01, 1 - tokens_seen / cfg.base_tokens)
+        factor = cfg.base_rate * min(1, (step + 1) / 100) * max(0.01, 1 - tokens_seen / cfg.base_tokens)
         for optimizer, lr in ((muon, 0.004), (adamw, 1e-3)):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor

@@ -1705,6 +1705,9 @@ def base_word(rng, plain=False):
 def base_string(rng, hard=1.0, kind=""):
     """Any span: words, names, codes, addresses, in any case; long and odd ones as often as `hard` (0 to 1) says. Half of
     the time a span as its kind has it: a sentence, a thing, a name."""
+    if kind == "code" and rng.random() < 0.85:
+        return "".join(rng.choices(string.ascii_uppercase, k=rng.choice([0, 1, 1, 1, 2, 3]))) + \
+            rng.choice(["", "", "", "-"]) + "".join(rng.choices("0123456789", k=rng.randint(2, 5)))
     if kind in STRINGS and rng.random() < 0.5:
         if kind == "text":
             return base_wording(rng, "texts", BASE_TEXTS)
@@ -1851,10 +1854,25 @@ def random_enum(rng):
     return f"enum({','.join(rng.sample(list(PARAPHRASES) if rng.random() < 0.65 else base_words()[0], rng.randint(2, 4)))})"
 
 
-def plausible_param(rng):
-    """(name, kind, description, cue) of a parameter as people name them: what it is says where its value stands."""
+def near_word(rng, near):
+    """One of the words `near`, if there are any, as often as not; else any."""
+    return rng.choice(near) if near and rng.random() < 0.5 else base_word(rng, True)
+
+
+def plausible_param(rng, near=()):
+    """(name, kind, description, cue) of a parameter as people name them: what it is says where its value stands. One in four
+    is a thing's id, which has the thing's name. near: words that it may have to do with."""
+    if rng.random() < 0.25:
+        noun = near_word(rng, near)
+        what = rng.choice([" id", " id", " code", " number", ""])
+        name = noun + rng.choice(["_id", "_id", "_id", what.replace(" ", "_")])
+        description = rng.choice([f"{noun} to {base_word(rng)}", f"{noun} to {rng.choice(base_words()[1])}", f"{noun}{what}", "",
+                                  f"{what.strip()} of the {noun}".strip(), f"{noun} that {base_word(rng)}", f"the {noun}",
+                                  f"{noun} they {base_word(rng)} {rng.choice(PREPOSITIONS)}", f"which {noun} it is"])
+        said = rng.choice([noun, noun, noun, f"the {noun}", noun + what])
+        return name, "code", description, f"{rng.choice(['for', 'for', 'to', 'with', 'in', *PREPOSITIONS, ''])} {said} ~".strip()
     kinds, names, cues = rng.choice(BASE_PARAMS)
-    name, kind, noun = rng.choice(names), rng.choice(kinds), base_word(rng, True)
+    name, kind, noun = rng.choice(names), rng.choice(kinds), near_word(rng, near)
     if kind == "enum":
         kind = random_enum(rng)
     n, cue = words_of(name), rng.choice(cues)
@@ -1864,18 +1882,18 @@ def plausible_param(rng):
     return name, kind, description, cue.format(n=n)
 
 
-def base_param(rng, taken, hard=1.0):
+def base_param(rng, taken, hard=1.0, near=()):
     """A parameter, half of the time a plausible one, else of random words: the value of such a one stands by its name or,
-    as often as `hard` says, by its description. taken: names that the tool's other parameters have."""
+    as often as `hard` says, by its description. taken: names that the tool's other parameters have; near: words of the tool."""
     if rng.random() < 0.5:
-        name, kind, description, cue = plausible_param(rng)
+        name, kind, description, cue = plausible_param(rng, near)
         if name not in taken:
             return with_default(rng, Param(name, kind, description, cue, required=rng.random() < 0.65), hard)
     kind = rng.choices(list(BASE_KINDS), BASE_KINDS.values())[0]
     plain = rng.random() < 0.9
     noun, other, preposition = base_word(rng, plain), base_word(rng, plain), rng.choice(PREPOSITIONS)
     name = noun if rng.random() < 0.65 else f"{other}_{noun}"
-    about = " ".join(base_word(rng) for _ in range(rng.choice([0, 1, 1, 2, 3])))
+    about = " ".join(rng.choice(near) if near and rng.random() < 0.2 else base_word(rng) for _ in range(rng.choice([0, 1, 1, 2, 3])))
     description, cue = about, None
     if kind == "word":
         kind = rng.choice(STRINGS)
@@ -1962,7 +1980,7 @@ def base_tools(rng, n, hard=1.0):
         for _ in range(rng.choices([0, 1, 2, 3, 4, 5], [0.3, 2, 3, 2 + hard, 1 + hard, 0.3 + hard])[0]):
             names, common = [p.name for p in params], [p for t in tools for p in t.params]
             shared = rng.choice(common) if common and rng.random() < 0.4 else None
-            params.append(shared if shared and shared.name not in names else base_param(rng, names, hard))
+            params.append(shared if shared and shared.name not in names else base_param(rng, names, hard, words))
         params.sort(key=lambda p: not p.required)
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
         twin = verb, noun
@@ -2235,7 +2253,8 @@ def base_document(rng, hardest=1.0):
 
 def choosing_document(rng):
     """A training document of the base in which only the tool is hard: few parameters, and many short requests, each with
-    more words of one tool's name and description than of any other's. Returns a tree, as base_document does."""
+    more words of one tool's name and description than of any other's; some leave a value out, some are for no tool here.
+    Returns a tree, as base_document does."""
     verbs, tools, bags = base_words()[1], [], []
     domains = [base_word(rng) for _ in range(rng.randint(1, 3))] if rng.random() < 0.6 else []
     common = [base_word(rng, True) for _ in range(rng.randint(3, 6))]      # words that several tools have
@@ -2253,23 +2272,29 @@ def choosing_document(rng):
         tail = [base_word(rng)] if rng.random() < 0.5 else []
         text = f"{verb} {article()}{' '.join(rest)}"
         text += f" {rng.choice(PREPOSITIONS)} {article()}{tail[0]}." if tail else rng.choice([".", ""])
-        tools.append(Tool(name, text.capitalize(), [base_param(rng, [], 0.3)] if rng.random() < 0.4 else [], [words, tail]))
+        tools.append(Tool(name, text.capitalize(), [base_param(rng, [], 0.3, words)] if rng.random() < 0.4 else [], [words, tail]))
         bags.append({*" ".join([*words, *tail, *named]).split()})
     today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
     segments, phrasing = [(turn("system", system_text([tool.schema() for tool in tools], today)), -1, False)], base_phrasing(rng)
     for _ in range(rng.randint(16, 26)):
         phrasing = base_phrasing(rng) if rng.random() < 0.3 else phrasing
         tool, bag = rng.choice(list(zip(tools, bags)))
+        if stranger := rng.random() < 0.06:      # for no tool here
+            tool, bag = replace(tool, name="", intents=[[rng.choice(verbs), base_word(rng), base_word(rng)], []]), set()
         (verb, *rest), tail = tool.intents
         first, *others = rng.choices([[verb, *rest], [verb, rest[-1]], [rng.choice(verbs), *rest], [rng.choice(verbs), rest[-1]],
                                       [*rest, *tail], [verb, base_word(rng), rest[-1]], [verb, rest[0]]],
                                      [35, 15, 15, 10, 10, 8, 7])[0]
-        shared = [len({*" ".join([first, *others]).split()} & other) for other in (bag, *(b for b in bags if b is not bag))]
-        if shared[0] > max(shared[1:]):
-            asked = replace(tool, intents=[f"{first} {article()}{' '.join(others)}" if others else first])
-            wish = make_wish(rng, asked, phrasing, {"literal": 1}, lambda kind: base_string(rng, 0.2, kind), today)
-            segments.append((turn("user", say(rng, wish, phrasing)) + OPEN, 0, False))
-            segments.append((format_calls([Call(tool.name, wish.args)]) + END, len(segments) - 1, True))
+        words = {*" ".join([first, *others]).split()}
+        shared = max(len(words & other) for other in bags if other is not bag)
+        if shared and stranger or shared >= len(words & bag) and not stranger:
+            continue
+        asked = replace(tool, intents=[f"{first} {article()}{' '.join(others)}" if others else first])
+        needed = next((p.name for p in tool.params if p.required and p.kind != "bool"), None) if rng.random() < 0.15 else None
+        wish = make_wish(rng, asked, phrasing, {"literal": 1}, lambda kind: base_string(rng, 0.2, kind), today, drop=needed)
+        segments.append((turn("user", say(rng, wish, phrasing)) + OPEN, 0, False))
+        answer = NO_TOOL if stranger else ASK.format(name=words_of(needed)) if needed else format_calls([Call(tool.name, wish.args)])
+        segments.append((answer + END, len(segments) - 1, True))
     return segments
 
 # ---------------------------------------------------------------------------------------------

@@ -461,6 +461,18 @@ def test_base_training_writes_a_checkpoint_and_goes_on_from_its_state(tmp_path, 
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_base_training_begins_with_a_checkpoint(tmp_path, checkpoint, monkeypatch):
+    """At a learning rate of zero it comes out as it went in."""
+    monkeypatch.setattr(sft, "BASE_TOKENS", 640)
+    arguments = ["--from_scratch", "--out", str(tmp_path), "--base_tokens", "1", "--base_rate", "0", "--device", "cpu", "--base_start"]
+    sft.main([*arguments, str(ROOT / "base")])
+    before, after = load_model(ROOT / "base", "cpu"), load_model(tmp_path, "cpu")
+    assert all(map(torch.equal, before[0].state_dict().values(), after[0].state_dict().values()))
+    assert before[1].get_vocab() == after[1].get_vocab()
+    with pytest.raises(ModelError, match=r"not of the base's shape \(.+\)$"):
+        sft.main([*arguments, str(checkpoint)])
+
+
 def stop_after(n, function):
     """`function`, interrupted once at its call number n + 1."""
     calls = itertools.count()

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -441,6 +442,20 @@ def test_the_question_for_a_grade(request, kind):
     assert len(set(grades)) == 4
     for grade, first in zip(synth.GRADES, grades):
         assert tokenizer(grade, add_special_tokens=False)["input_ids"][0] == first
+
+
+def test_documents_of_choosing_have_questions_back_and_refusals_too():
+    """And what is asked back for is a required parameter of a tool."""
+    answers = Counter()
+    for i in range(60):
+        tools, *rest = synth.choosing_document(random.Random(f"answers-{i}"))
+        for text in (text for text, _, learned in rest if learned):
+            asked = re.match(r"Please tell me the (.+)\.<", text)
+            answers["asked" if asked else "none" if text == synth.NO_TOOL + synth.END else "call"] += 1
+            if asked:
+                required = re.findall(r"(?:\(|, )(\w+): [^,()?=]*(?=[,)])", tools[0])
+                assert asked[1] in map(synth.words_of, required), (asked[1], tools[0])
+    assert all(0.02 < answers[kind] / answers.total() < 0.12 for kind in ("asked", "none")), answers
 
 
 def test_grades_are_asked_for_as_the_base_learned_it(tokenizer, documents):
