@@ -870,7 +870,7 @@ def plot(curves, path):
     """Cost above, memory below, against trees, prompt and pairs."""
     import matplotlib
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
     figure, axes = pyplot.subplots(2, 3, figsize=(9, 4.6), sharex="col", layout="constrained")
     for column, (curve, title, label) in enumerate((
             ("trees", "ms a tree", "trees"), ("prompt", "ms a simulation", "tokens of the prompt"),
@@ -883,6 +883,10 @@ def plot(curves, path):
         axes[0][column].set_title(title, fontsize=10)
         axes[1][column].set(xlabel=label, ylim=(0, None))
         axes[0][column].set(xscale="log", **({"yscale": "log"} if curve == "prompt" else {"ylim": (0, None)}))
+        at = [round(p["x"]) for p in curves.get(curve) or []]
+        axes[1][column].set_xticks(at, at)
+        axes[1][column].xaxis.set_minor_locator(ticker.NullLocator())
+    axes[0][1].yaxis.set(major_locator=ticker.LogLocator(2), major_formatter="{x:.0f}", minor_locator=ticker.NullLocator())
     axes[0][1].legend(fontsize=8)
     axes[1][0].set_ylabel("GiB")
     figure.savefig(path, dpi=90)
