@@ -35,11 +35,11 @@ from transformers import HfArgumentParser
 import loop
 import synth
 from docs.tables import KINDS, best_try, cost, draw
-from dpo import DPOConfig
+from dpo import DPOConfig, micro_batches, paired_tree
 from eval import BFCL_CATEGORIES, answer, bfcl_sample, evaluate, judge, load_bfcl, response_text, score_bfcl, stop_token
-from mcts import Node, SearchConfig, cut_steps, preference_pairs, search
-from sft import (TOKENS, add_lora, context_length, load_lora, load_model, merge_lora, run, sample_tree, save_lora, tree_tokens,
-                 unmerge_lora, warm_up)
+from mcts import Node, SearchConfig, cut_steps, preference_pairs, read_trees, search
+from sft import (TOKENS, add_lora, context_length, learned_logps, load_lora, load_model, merge_lora, run, sample_tree, save_lora,
+                 segment_sum, tree_tokens, unmerge_lora, warm_up)
 
 
 @dataclass
@@ -354,7 +354,7 @@ def rejection_sampled(run, model, tokenizer):
 
 
 # ---------------------------------------------------------------------------------------------
-# What is measured of models that the loop has made: experiments 6, 8, 9
+# What is measured of models that the loop has made: experiments 4, 6, 8, 9
 # ---------------------------------------------------------------------------------------------
 
 
@@ -388,6 +388,49 @@ def found_by_search(run):
     results["independent, whole responses"] = measured(flat, flat)
     results["independent, cut into steps"] = measured(flat, [joined(tree, tokenizer) for tree in flat])
     return {}, {"found": {name: {key: float(value) for key, value in row.items()} for name, row in results.items()}}
+
+
+@torch.no_grad()
+def preferred(model, tokenizer, trees):
+    """Of PairedTrees: how many pairs, in what percent of them the chosen fragment is the likelier one, and the median, in nats,
+    of how much likelier."""
+    gaps = []
+    for batch, where, _ in micro_batches(trees, DPOConfig.pref_micro_tokens, tokenizer.pad_token_id):
+        batch = batch.to(model.device)
+        logps = segment_sum(batch, learned_logps(model, batch)).cpu()
+        gaps += (logps[where["chosen"]] - logps[where["rejected"]]).tolist()
+    return {"pairs": len(gaps), "preferred": 100 * float(np.mean(np.array(gaps) > 0)), "nats": float(np.median(gaps))}
+
+
+def what_carries_over(run):
+    """Each run of experiment 4 on new samples of the training set's own tools, beside the held-out ones that it was scored on;
+    and what the first round's pairs have taught, on themselves and on the pairs of as many new samples."""
+    cfg, search_cfg, _ = run.configs
+    known = {(s.target, s.messages[-1]["content"]) for s in run.samples("train")}
+    fresh = [s for s in synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed) if (s.target, s.messages[-1]["content"]) not in known]
+    home, correct = run.warm.parent, {}
+
+    def last(name):
+        folder = home / re.sub(r"\W+", "_", name)
+        return max([*folder.glob("sft"), *folder.glob("iter?")], key=lambda path: path.name, default=None)
+    done = {arm.name: last(arm.name) for arm in all_arms(run.settings) if "4" in arm.experiments.split() and arm.name != "loop"}
+    rounds = {f"round {i}": run.warm / f"iter{i}" for i in range(1, cfg.iters + 1)}
+    for name, adapter in {"warm-up": run.warm / "warmup", **rounds, **done}.items():
+        if adapter:
+            model, tokenizer = run.load(adapter)
+            merge_lora(model)
+            correct[name] = "".join(str(int(r["correct"])) for r in evaluate(model, tokenizer, fresh))
+
+    model, tokenizer = run.load(run.warm / "warmup")
+    merge_lora(model)
+    trees = {"the round's own": read_trees(run.warm / "iter1" / "trees.jsonl")}
+    trees["of new samples"] = search(model, tokenizer, fresh[:len(trees["the round's own"])], search_cfg, cfg.seed)
+    pairs = {name: [paired_tree(tree, found, False) for tree in grown if (found := preference_pairs(tree, search_cfg))]
+             for name, grown in trees.items()}
+    after, _ = run.load(run.warm / "iter1")
+    merge_lora(after)
+    return {}, {"correct": correct, "pairs": {name: {"before": preferred(model, tokenizer, found), "after": preferred(after, tokenizer, found)}
+                                              for name, found in pairs.items() if found}}
 
 
 def policies(run):
@@ -501,6 +544,7 @@ def all_arms(settings):
         Arm("RFT", "4", partial(more, data=rejection_sampled)),
         Arm("whole responses", "4 5", whole),
         Arm("steps, no tree", "4", partial(rounds, enough=True, search=independent)),
+        Arm("what carries over", "4", what_carries_over),
         Arm("no self-evaluation", "5", rounds, {"self_eval": 0.0}),
         Arm("no outcome reward", "5", rounds, {"outcome": "none"}),
         Arm("no target step", "5", rounds, {"target_step": False}),

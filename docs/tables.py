@@ -122,9 +122,9 @@ def both_levels(lines, at, models):
 
 
 def names(lines, number):
-    """The arms of an experiment, in the order of their lines, without the loop."""
+    """The arms of an experiment that make models, in the order of their lines, without the loop."""
     return list(dict.fromkeys(line["arm"] for line in lines if number in line["experiments"].split() and line["try"] is None
-                              and line["arm"] != "loop"))
+                              and line["arm"] != "loop" and line["models"]))
 
 
 def last_round(lines):
@@ -177,6 +177,23 @@ def equal_compute(lines, folder):
     arms = ["loop", *names(lines, "4")]
     values = [np.mean(percent(right(lines, arm, level="h")) or [0]) for arm in arms]
     return arms_against(lines, folder, "4", sign=-1) + figure(folder, "compute", bars={"hard": (arms, values)}, x="% right, equal compute")
+
+
+def carries_over(lines, folder):
+    """What each run has learned of the training set's tools, and of others; then what pairs have taught, on and off themselves."""
+    fresh = lambda name: right(lines, "what carries over", name)
+    policies = {row["model"]: ("loop", row["model"]) for row in of(lines, "loop")[0]["models"][1:]}
+    policies |= {name: (name, None) for name in names(lines, "4")}
+    rows = [[name, spread(percent(fresh(name))), versus(fresh("warm-up"), fresh(name)) if name != "warm-up" else "",
+             spread(percent(right(lines, *model))), versus(right(lines, "loop", "warm-up"), right(lines, *model)) if name != "warm-up" else ""]
+            for name, model in policies.items()]
+    found = [line["pairs"] for line in of(lines, "what carries over")]
+    kinds = dict.fromkeys(kind for one in found for kind in one)
+    pairs = [[kind, spread((one[kind]["before"]["pairs"] for one in found if kind in one), ".0f"),
+              *(spread((one[kind][when][what] for one in found if kind in one), form) for what, form in (("preferred", ".1f"), ("nats", ".2f"))
+                for when in ("before", "after"))] for kind in kinds]
+    return table(["run", "new samples, training tools", "over warm-up", "held-out tools", "over warm-up"], rows) + "\n\n" + table(
+        ["pairs", "how many", "chosen likelier, before: %", "after round 1", "likelier by, median nats, before", "after round 1"], pairs)
 
 
 def what_matters(lines, folder):
@@ -268,6 +285,7 @@ SECTIONS = {
     "2": ("2. The deficiency", "loop", deficiency),
     "3": ("3. Curriculum", "shuffled", partial(arms_against, number="3", reference=("loop", "warm-up"))),
     "4": ("4. The loop against the same compute spent otherwise", "same data", equal_compute),
+    "carry": ("What carries over from the training set's tools", "what carries over", carries_over),
     "5": ("5. What in the loop matters", "no self-evaluation", what_matters),
     "6": ("6. Search earns its keep", "found", search_earns),
     "7": ("7. Does it last?", "many rounds", does_it_last),
@@ -292,7 +310,7 @@ def draw(lines, folder, quick=False):
         if not behind:
             continue
         options = ["--quick"] if quick else behind[0]["flags"]
-        only = {"reached": [], "tune": ["--tune"]}.get(name, ["--only", name])
+        only = {"reached": [], "tune": ["--tune"], "carry": ["--only", "4"]}.get(name, ["--only", name])
         command = " ".join(["python -m docs.experiments", *only, *options])
         block = f"<!-- begin {name} -->\n`{command}`\n\n{make(lines, folder)}\n<!-- end {name} -->"
         marks = re.compile(rf"<!-- begin {name} -->.*?<!-- end {name} -->", re.DOTALL)
