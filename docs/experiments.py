@@ -412,7 +412,7 @@ def what_carries_over(run):
 
     def last(name):
         folder = home / re.sub(r"\W+", "_", name)
-        return max([*folder.glob("sft"), *folder.glob("iter?")], key=lambda path: path.name, default=None)
+        return max([*folder.glob("sft"), *folder.glob("iter*[0-9]")], key=lambda path: (len(path.name), path.name), default=None)
     done = {arm.name: last(arm.name) for arm in all_arms(run.settings) if "4" in arm.experiments.split() and arm.name != "loop"}
     rounds = {f"round {i}": run.warm / f"iter{i}" for i in range(1, cfg.iters + 1)}
     for name, adapter in {"warm-up": run.warm / "warmup", **rounds, **done}.items():

@@ -181,7 +181,8 @@ def equal_compute(lines, folder):
 
 def carries_over(lines, folder):
     """What each run has learned of the training set's tools, and of others; then what pairs have taught, on and off themselves."""
-    fresh = lambda name: right(lines, "what carries over", name)
+    size = min(len(text) for line in of(lines, "what carries over") for text in line["correct"].values())      # seeds differ a little
+    fresh = lambda name: {seed: array[:size] for seed, array in right(lines, "what carries over", name).items()}
     policies = {row["model"]: ("loop", row["model"]) for row in of(lines, "loop")[0]["models"][1:]}
     policies |= {name: (name, None) for name in names(lines, "4")}
     rows = [[name, spread(percent(fresh(name))), versus(fresh("warm-up"), fresh(name)) if name != "warm-up" else "",
@@ -261,7 +262,8 @@ def reached(lines, folder):
     rows.append(["wrong answers that are parameter values or names, before and after", "a third fewer",
                  f"{spread(wrong[0])}, then {spread(wrong[1])} ({100 * sum(wrong[1]) / max(1, sum(wrong[0])) - 100:+.0f}%)"])
     rows += [[said, "interval above 0", gaps(lines, (name,), final)[1]] for name, said in (
-        ("whole responses", "tree pairs over pairs of whole independent responses, hard"), ("one round", "all rounds over one, hard"))]
+        ("whole responses", "tree pairs over pairs of whole independent responses, hard"), ("one round", "all rounds over one, hard"))
+        if of(lines, name)]
     if of(lines, "BFCL"):
         rows += [[f"BFCL, mean of the call categories, loop over {other}", least,
                   versus(bfcl_mean(lines, other), bfcl_mean(lines, final[1]))] for other, least in (("base", "+10"), ("warm-up", "no lower"))]
