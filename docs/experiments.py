@@ -151,6 +151,9 @@ def perform(arm, seed, number, settings, flags, lines):
     home = Path(settings.out, f"{split}{seed}")
     loops = [line for line in lines if (line["arm"], line["seed"], line["try"] is None) == ("loop", seed, number is None)]
     budget = max((line["cost"] for line in loops), default=0)      # while tuning: what its most expensive try has cost
+    if loops and arm.name != "loop" and not (home / "loop" / "warmup").exists():
+        raise ValueError(f"{home / 'loop'} is not there, and {arm.name}, seed {seed}, begins with it: give --out, the folder of the runs "
+                         f"in {path}, or begin anew with another --results")
     folder = home / re.sub(r"\W+", "_", f"{arm.name}{number or ''}")
     one = Run(settings, folder, home / "loop", [*flags, *as_flags(differ)], budget)
     print(f"--- {arm.name}: {differ}", flush=True)

@@ -119,6 +119,14 @@ def test_a_finished_set_runs_nothing_and_other_settings_are_refused(everything, 
         experiments.main([*here(everything), "--only", "4", *flags, "--pick", "0.5"])
 
 
+def test_a_run_whose_warm_up_is_gone_says_so(everything, flags, tmp_path):
+    lines = [line for line in read(everything) if line["arm"] == "loop"]
+    experiments.write_lines(lines, tmp_path / "results.jsonl")
+    with pytest.raises(ValueError, match="loop is not there, and found, seed 0, begins with it"):
+        experiments.main([*here(tmp_path), "--only", "6", *flags])
+    assert read(tmp_path) == lines
+
+
 def test_a_killed_set_goes_on_and_ends_with_the_same_lines(everything, flags, tmp_path, monkeypatch):
     searched, original = [], loop.score
 
