@@ -577,7 +577,7 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|t
 CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 BASE_TOKENS, BASE_PIECES = 3072, 1500     # tokens an update; pieces of words in the vocabulary
-BASE_CHOOSING, BASE_LOOKING = 0.35, 0.3   # share of documents in which only the tool is hard; weight of where heads look
+BASE_CHOOSING, BASE_LOOKING = 0.2, 0.3   # share of documents in which only the tool is hard; weight of where heads look
 UPPER = "\u21e7"     # stands before a letter that was a capital
 
 
@@ -883,7 +883,8 @@ def train_base(cfg):
     minutes; the same command goes on from there. Raises ModelError for a `base_start` of another shape.
     """
     out, device = Path(cfg.out), pick_device(cfg.device)
-    state_file, tokens_seen, step, document = out / "state.safetensors", 0, 0, 0
+    state_file, tokens_seen, step = out / "state.safetensors", 0, 0
+    document = 10_000 if cfg.base_start else 0      # a checkpoint has the easy documents behind it
     start, tokenizer = load_model(cfg.base_start, cfg.device) if cfg.base_start else (None, None)
     if (out / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)

@@ -273,7 +273,7 @@ class Param:
     name: str
     kind: str
     description: str
-    cue: str | None               # None: always placed as the phrasing says
+    cue: str | None               # or several, cue|cue; None: always placed as the phrasing says
     required: bool = True
     default: object = None
 
@@ -1317,7 +1317,7 @@ def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, me
         if before and p.name in before.args and rng.random() < 0.35:
             args[p.name] = before.args[p.name]
             same = rng.choice(phrasing.same).format(name=name)
-            cues.append(same if p.kind == "bool" or not p.cue else p.cue.replace("~", same))
+            cues.append(same if p.kind == "bool" or not p.cue else rng.choice(p.cue.split("|")).replace("~", same))
             forms.append("same")
             continue
         choices = forms_of(p.kind)
@@ -1326,10 +1326,10 @@ def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, me
         args[p.name], phrase = draw(rng, p, form, strings, today)
         forms.append(form)
         if p.kind == "bool":
-            yes, no = p.cue.split("/")
+            yes, no = rng.choice(p.cue.split("|")).split("/")
             cues.append(yes if args[p.name] else no)
         elif p.cue and rng.random() < phrasing.own_cue:
-            cues.append(p.cue.replace("~", phrase))
+            cues.append(rng.choice(p.cue.split("|")).replace("~", phrase))
         else:
             cues.append(rng.choice(phrasing.cues).format(name=name, v=phrase))
     return Wish(tool, args, rng.choice(tool.intents), cues, forms)
@@ -1807,6 +1807,7 @@ BASE_TEXTS = """(the|my|our|your|this|that) {w} (is|was|will be|looks|seems) (la
 (what|where|when|who|how) (is|are|was) (the|my|your) {w}""".split("\n")
 BASE_BOOLS = ["with {n}/without {n}", "{n} on/{n} off", "include {n}/skip {n}", "do {n}/do not {n}", "{n} yes/{n} no",
               "enable {n}/disable {n}"]
+BASE_WRITTEN = 0.65     # share of documents with written tools (base/tools.txt); the others' are drawn word by word
 BASE_KINDS = {"word": 9, "int": 4, "float": 1.5, "money": 0.7, "date": 3.5, "time": 3, "bool": 1.5, "enum": 3.5, "list": 1.5,
               "object": 0.7, "unit": 4, "id": 1}
 BASE_FORMS = {"literal": 2.5, "words": 1, "twice": 1, "half": 1, "dozen": 0.7, "unit": 1.6, "long": 1, "ordinal": 1,
@@ -2016,9 +2017,60 @@ def base_tools(rng, n, hard=1.0):
     return tools
 
 
-def bare_words(template):
-    """A template without what may stand before a noun."""
-    return " ".join(re.sub(r"\b(the|an?|its|my|your|our|this|that)\b", " ", template.lower()).split())
+def bare_words(text):
+    """A text's words in small letters, without what may stand before a noun."""
+    return " ".join(re.sub(r"\b(the|an?|its|my|your|our|this|that)\b", " ", text.lower()).split())
+
+
+def said_by(t):
+    """The texts that tell a tool from others: its name, description and intents."""
+    return {bare_words(words_of(text)) for text in (t.name, t.name.split(".")[-1], t.description, *t.intents)}
+
+
+@functools.cache
+def written_tools():
+    """The tools of base/tools.txt by domain: lists. One that says what a tool of the world says is left out.
+
+    The file: `== domain`, then `name -> key of the id it returns: description: intent|intent`, and for each parameter a line
+    `name: kind: description: cue|cue`, with ` = default` where it is optional.
+    """
+    domains = []
+    for line in Path(__file__).with_name("base").joinpath("tools.txt").read_text(encoding="utf-8").splitlines():
+        name, *rest = line.strip().split(": ")
+        if line.startswith("== "):
+            domains.append([])
+        elif not line.startswith(" "):
+            name, _, returns = name.partition(" -> ")
+            domains[-1].append(Tool(name, rest[0], [], rest[1].split("|"), returns=returns))
+        else:
+            kind, description, cue = rest
+            cue, optional, default = cue.partition(" =")
+            value = default.strip() or None
+            if value and (kind in ("int", "float", "money", "bool") or kind in UNITS):
+                value = json.loads(value) if kind != "money" else float(value)
+            kind = "code" if kind.startswith("id(") else kind
+            domains[-1][-1].params.append(Param(name, kind, description, cue, not optional, value))
+    world = set().union(*map(said_by, TOOLS.values()))
+    return [[t for t in tools if not world & said_by(t)] for tools in domains]
+
+
+def written_set(rng, n):
+    """n written tools, most of one domain, and often one that takes what another returns; each without some of its optional
+    parameters and, now and then, with them in another order."""
+    near, far = rng.sample(written_tools(), 2)
+    links = [(a, b) for a in near for b in near if a.returns and any(p.name == a.returns for p in b.params)]
+    chosen = list(rng.choice(links)) if links and n > 1 and rng.random() < 0.4 else []
+    others = rng.sample(near, min(len(near), rng.randint(1, n))) + rng.sample(far, min(len(far), n))
+    chosen = list({t.name: t for t in chosen + others}.values())[:n]
+    rng.shuffle(chosen)
+    tools = []
+    for t in chosen:
+        params = [p for p in t.params if p.required or rng.random() < 0.75]
+        if rng.random() < 0.3:
+            rng.shuffle(params)
+            params.sort(key=lambda p: not p.required)
+        tools.append(replace(t, params=params, description=t.description if rng.random() < 0.9 else t.description.strip(".")))
+    return tools
 
 
 @functools.cache
@@ -2174,13 +2226,14 @@ def base_document(rng, hardest=1.0):
     """
     hard = hardest * rng.random() ** 2
     more, shuffle = 2 * hardest, 0.5 * hardest
-    tools = base_tools(rng, rng.choices([1, 2, 3, 4, 5, 6], [2, 2, more, more, more, more])[0], hard)
-    form_weights = {**BASE_FORMS, "literal": BASE_FORMS["literal"] / max(hard, 0.1)}
+    size, written = rng.choices([1, 2, 3, 4, 5, 6], [2, 2, more, more, more, more])[0], rng.random() < BASE_WRITTEN
+    tools = written_set(rng, size) if written else base_tools(rng, size, hard)
+    form_weights = {**BASE_FORMS, "literal": BASE_FORMS["literal"] / max(hardest * rng.random(), 0.1)}
     today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
     strings = lambda kind: base_string(rng, hard, kind)
     segments = [(turn("system", system_text([t.schema() for t in tools], today)), -1, False)]
     source = next((t for t in tools if t.returns), None)
-    sink = source and next((t for t in tools if any(p.name == source.returns for p in t.params)), None)
+    sink = source and next((t for t in tools if t is not source and any(p.name == source.returns for p in t.params)), None)
 
     def add(text, parent, learned=False):
         segments.append((text, parent, learned))
@@ -2206,7 +2259,7 @@ def base_document(rng, hardest=1.0):
         wish = lambda tool, **kw: make_wish(rng, tool, phrasing, form_weights, strings, today, **kw)
         tool, r = rng.choice(tools), rng.random()
         if r < 0.05:             # no tool fits
-            stranger = base_tools(rng, 1)[0]
+            stranger, = written_set(rng, 1) if written else base_tools(rng, 1)
             if {*words_of(stranger.name).split()} & {w for t in tools for w in words_of(t.name).split()}:
                 continue
             node = add(turn("user", say(rng, wish(stranger), phrasing, shuffle)) + OPEN, 0)
@@ -2225,7 +2278,8 @@ def base_document(rng, hardest=1.0):
             grade(node, calls, wishes)
             result, value = base_result(rng, source.returns)
             node = add(turn("tool", json.dumps(result)) + OPEN, reply)
-            add(format_calls([Call(sink.name, {source.returns: value, **wishes[1].args})]) + END, node, True)
+            args = {source.returns: value, **wishes[1].args}
+            add(format_calls([Call(sink.name, {p.name: args[p.name] for p in sink.params if p.name in args})]) + END, node, True)
         else:
             wishes = [wish(tool)]
             if r < 0.3 + 0.15 * hard:     # parallel calls of one tool
@@ -2241,7 +2295,7 @@ def base_document(rng, hardest=1.0):
             reply = add(format_calls(calls) + END, node, True)
             if rng.random() < 0.45:
                 grade(node, calls, wishes)
-            if r > 0.92 and wishes[0].args:      # a follow-up that changes one value
+            if r > 0.85 and wishes[0].args:      # a follow-up that changes one value
                 p = rng.choice([p for p in tool.params if p.name in wishes[0].args])
                 change = wish(Tool(tool.name, "", [Param(p.name, p.kind, "", p.cue)], tool.intents))
                 text = rng.choice(phrasing.again).format(cues=" ".join(change.cues))

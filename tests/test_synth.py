@@ -16,6 +16,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import synth
+from eval import answers_from, check_calls
 from synth import (BASE_ONLY, PHRASINGS, POOLS, SPLIT, TOOLS, Call, DataError, World, chat_text, check_sample,
                    end_of_turn, format_calls, grade_ids, level_of, make_samples, parse_calls, prompt_ids, read_samples,
                    system_message, target_ids, tool_style, turn, write_samples)
@@ -139,6 +140,25 @@ def test_wording_and_tools_of_the_world_are_new_to_the_base(documents):
             seen = sum(piece in text for text in texts)
             assert seen <= (0.02 * len(texts) if len(piece.split()) == 2 else 0), piece
     assert not [name for name in TOOLS if any(re.search(rf"(?<![\w.]){re.escape(name)}\(", document) for document in documents)]
+
+
+def test_the_bases_written_tools_can_be_asked_for_and_are_none_of_the_worlds():
+    tools, rng = [tool for domain in synth.written_tools() for tool in domain], random.Random(0)
+    assert len(tools) > 1500 and len({tool.name for tool in tools}) == len(tools)
+    said = {plain(synth.words_of(text)) for tool in TOOLS.values() for text in (tool.name, tool.description, *tool.intents)}
+    for tool in tools:
+        assert not said & {plain(synth.words_of(text)) for text in (tool.name, tool.description, *tool.intents)}, tool.name
+        assert len({p.name for p in tool.params}) == len(tool.params), tool.name
+        defaults = {p.name: p.default for p in tool.params if p.default is not None}
+        for mention in (0, 1):
+            wish = synth.make_wish(rng, tool, synth.base_phrasing(rng), synth.BASE_FORMS, lambda kind: synth.base_string(rng, 0.5, kind),
+                                   (2026, 1, 1), mention=mention)
+            text = synth.say(rng, wish, synth.base_phrasing(rng))
+            assert not re.search(r"[~|{}]", text), text
+            for args in (wish.args, {**wish.args, **defaults}):
+                target = format_calls([Call(tool.name, args)])
+                check_sample(synth.Sample("", [tool.schema()], [{"role": "user", "content": text}], target))
+                assert check_calls(parse_calls(target), answers_from(parse_calls(target), [tool.schema()]), [tool.schema()]) is None, target
 
 
 @pytest.mark.parametrize("part", ["cues", "same", "usual", "again", "joiners"])
