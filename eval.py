@@ -742,13 +742,14 @@ def self_evaluation_auc(model, tokenizer, samples, wrong):
 
 
 def base_skills(cfg):
-    """What the embedded base was trained for, on fresh random tools: exact calls with literal values, and its grades."""
+    """What the embedded base was trained for, on fresh tools: exact calls with literal values, and its grades."""
     model, tokenizer = load_model(cfg.model, cfg.device)
     everything = []
-    for name, sizes in (("one tool", [1]), ("four to six tools", [4, 5, 6])):
-        samples, wrong = synth.base_samples(cfg.n // 2, sizes, cfg.seed)
+    for written, sizes in ((False, [1]), (False, [4, 5, 6]), (True, [1]), (True, [4, 5, 6])):
+        name = f"{'written' if written else 'random'}, {'one tool' if sizes == [1] else 'four to six tools'}"
+        samples, wrong = synth.base_samples(cfg.n // 4, sizes, cfg.seed, written)
         records = [{**r, "scenario": name} for r in evaluate(model, tokenizer, samples, cfg.max_new, progress=True)]
-        print(f"{name:18s} self-evaluation AUC {self_evaluation_auc(model, tokenizer, samples, wrong):.3f}")
+        print(f"{name:26s} self-evaluation AUC {self_evaluation_auc(model, tokenizer, samples, wrong):.3f}")
         everything += records
     return everything
 

@@ -577,7 +577,8 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|t
 CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 BASE_TOKENS, BASE_PIECES = 3072, 1500     # tokens an update; pieces of words in the vocabulary
-BASE_CHOOSING, BASE_LOOKING = 0.2, 0.3   # share of documents in which only the tool is hard; weight of where heads look
+BASE_CHOOSING, BASE_WORKING = 0.25, 0.12   # shares of documents in which only the tool, or only the values are hard
+BASE_LOOKING = 0.3   # weight of where heads look
 UPPER = "\u21e7"     # stands before a letter that was a capital
 
 
@@ -838,8 +839,9 @@ def base_trees(tokenizer, seed, start=0):
     marks = token_marks(tokenizer)
     for i in itertools.count(start):
         rng = random.Random(f"{seed}-{i}")
-        document = synth.choosing_document(rng) if rng.random() < BASE_CHOOSING else \
-            synth.base_document(rng, hardest=1 if seed == "val" else min(1, i / 10_000))
+        kind, hardest = rng.random(), 1 if seed == "val" else min(1, i / 10_000)
+        document = synth.choosing_document(rng) if kind < BASE_CHOOSING else \
+            synth.working_document(rng) if kind < BASE_CHOOSING + BASE_WORKING * hardest else synth.base_document(rng, hardest)
         encoded = tokenizer([text for text, _, _ in document], add_special_tokens=False)["input_ids"]
         tree, number, total = [], {-1: -1}, 0
         for k, (ids, (_, parent, learned)) in enumerate(zip(encoded, document)):

@@ -1289,6 +1289,11 @@ def words_of(name):
     return out
 
 
+def one_of(rng, cue):
+    """One of the cues of a parameter, cue|cue; no draw where there is but one."""
+    return rng.choice(cue.split("|")) if "|" in cue else cue
+
+
 @dataclass
 class Wish:
     """One call that a user wants, and its words: the intent and one cue a value, with the form each value takes."""
@@ -1317,7 +1322,7 @@ def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, me
         if before and p.name in before.args and rng.random() < 0.35:
             args[p.name] = before.args[p.name]
             same = rng.choice(phrasing.same).format(name=name)
-            cues.append(same if p.kind == "bool" or not p.cue else rng.choice(p.cue.split("|")).replace("~", same))
+            cues.append(same if p.kind == "bool" or not p.cue else one_of(rng, p.cue).replace("~", same))
             forms.append("same")
             continue
         choices = forms_of(p.kind)
@@ -1326,10 +1331,10 @@ def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, me
         args[p.name], phrase = draw(rng, p, form, strings, today)
         forms.append(form)
         if p.kind == "bool":
-            yes, no = rng.choice(p.cue.split("|")).split("/")
+            yes, no = one_of(rng, p.cue).split("/")
             cues.append(yes if args[p.name] else no)
         elif p.cue and rng.random() < phrasing.own_cue:
-            cues.append(rng.choice(p.cue.split("|")).replace("~", phrase))
+            cues.append(one_of(rng, p.cue).replace("~", phrase))
         else:
             cues.append(rng.choice(phrasing.cues).format(name=name, v=phrase))
     return Wish(tool, args, rng.choice(tool.intents), cues, forms)
@@ -1702,15 +1707,17 @@ def base_word(rng, plain=False):
         rng.choice(others) if r < 0.55 else rng.choice(names) if r < 0.8 else pseudo_word(rng)
 
 
-def base_string(rng, hard=1.0, kind=""):
-    """Any span: words, names, codes, addresses, in any case; long and odd ones as often as `hard` (0 to 1) says. Half of
-    the time a span as its kind has it: a sentence, a thing, a name."""
+def base_string(rng, hard=1.0, kind="", typical=0.5):
+    """Any span: words, names, codes, addresses, in any case; long and odd ones as often as `hard` (0 to 1) says. As often
+    as `typical` says a span as its kind has it: a sentence, a thing, a name."""
     if kind == "code" and rng.random() < 0.85:
         return "".join(rng.choices(string.ascii_uppercase, k=rng.choice([0, 1, 1, 1, 2, 3]))) + \
-            rng.choice(["", "", "", "-"]) + "".join(rng.choices("0123456789", k=rng.randint(2, 5)))
-    if kind in STRINGS and rng.random() < 0.5:
+            rng.choice(["", "", "", "-"]) + "".join(rng.choices(rng.sample(string.digits, rng.choice([2, 10, 10])), k=rng.randint(2, 5)))
+    if kind in STRINGS and rng.random() < typical:
         if kind == "text":
             return base_wording(rng, "texts", BASE_TEXTS)
+        if kind == "title" and rng.random() < 0.5:
+            return base_wording(rng, "titles", BASE_TITLES)
         words = [base_word(rng) for _ in range(rng.choice([1, 1, 2] + [3] * (kind == "title")))]
         if kind == "street":
             words.append(rng.choice(["street", "road", "lane", "avenue", "square", "way"]))
@@ -1805,9 +1812,14 @@ BASE_TEXTS = """(the|my|our|your|this|that) {w} (is|was|will be|looks|seems) (la
 (happy|good|nice|lovely|great) {w}(|, everyone|, my friend|, see you|, {w})
 (a|one|two|my|new) {w}, (very|really|too|quite|not) {w}
 (what|where|when|who|how) (is|are|was) (the|my|your) {w}""".split("\n")
+BASE_TITLES = """(The|A|My|Our|One|Two|No|) {W} {W}
+{W} (of|on|in|for|and|by|without|to|at|from|or|under) (the |a |)({W}|{W} {W})
+(The |){W} (of|and|in) (the |){W}
+(How|Where|When|Why) (to|We|You|They) {W}(| {W})
+{W}, {W} and {W}""".split("\n")
 BASE_BOOLS = ["with {n}/without {n}", "{n} on/{n} off", "include {n}/skip {n}", "do {n}/do not {n}", "{n} yes/{n} no",
               "enable {n}/disable {n}"]
-BASE_WRITTEN = 0.65     # share of documents with written tools (base/tools.txt); the others' are drawn word by word
+BASE_WRITTEN = 0.7     # share of documents with written tools (base/tools.txt); the others' are drawn word by word
 BASE_KINDS = {"word": 9, "int": 4, "float": 1.5, "money": 0.7, "date": 3.5, "time": 3, "bool": 1.5, "enum": 3.5, "list": 1.5,
               "object": 0.7, "unit": 4, "id": 1}
 BASE_FORMS = {"literal": 2.5, "words": 1, "twice": 1, "half": 1, "dozen": 0.7, "unit": 1.6, "long": 1, "ordinal": 1,
@@ -2028,14 +2040,15 @@ def said_by(t):
 
 
 @functools.cache
-def written_tools():
-    """The tools of base/tools.txt by domain: lists. One that says what a tool of the world says is left out.
+def written_tools(file="tools.txt"):
+    """The tools of a file in base/ by domain: lists. The base is trained on those of tools.txt, where one that says what a tool
+    of the world says is left out, and tested on those of fresh_tools.txt, where one that a tool of either says is.
 
-    The file: `== domain`, then `name -> key of the id it returns: description: intent|intent`, and for each parameter a line
+    A file: `== domain`, then `name -> key of the id it returns: description: intent|intent`, and for each parameter a line
     `name: kind: description: cue|cue`, with ` = default` where it is optional.
     """
     domains = []
-    for line in Path(__file__).with_name("base").joinpath("tools.txt").read_text(encoding="utf-8").splitlines():
+    for line in Path(__file__).with_name("base").joinpath(file).read_text(encoding="utf-8").splitlines():
         name, *rest = line.strip().split(": ")
         if line.startswith("== "):
             domains.append([])
@@ -2050,14 +2063,15 @@ def written_tools():
                 value = json.loads(value) if kind != "money" else float(value)
             kind = "code" if kind.startswith("id(") else kind
             domains[-1][-1].params.append(Param(name, kind, description, cue, not optional, value))
-    world = set().union(*map(said_by, TOOLS.values()))
-    return [[t for t in tools if not world & said_by(t)] for tools in domains]
+    known = [*TOOLS.values(), *(itertools.chain(*written_tools()) if file != "tools.txt" else ())]
+    taken = set().union(*map(said_by, known))
+    return [[t for t in tools if not taken & said_by(t)] for tools in domains]
 
 
-def written_set(rng, n):
-    """n written tools, most of one domain, and often one that takes what another returns; each without some of its optional
+def written_set(rng, n, file="tools.txt"):
+    """n written tools of a file, most of one domain, and often one that takes what another returns; each without some of its optional
     parameters and, now and then, with them in another order."""
-    near, far = rng.sample(written_tools(), 2)
+    near, far = rng.sample(written_tools(file), 2)
     links = [(a, b) for a in near for b in near if a.returns and any(p.name == a.returns for p in b.params)]
     chosen = list(rng.choice(links)) if links and n > 1 and rng.random() < 0.4 else []
     others = rng.sample(near, min(len(near), rng.randint(1, n))) + rng.sample(far, min(len(far), n))
@@ -2077,8 +2091,8 @@ def written_set(rng, n):
 def world_wording(part):
     """What the base must not say: any frame's sequence of words; any text of the world; of the other parts the held-out
     splits' templates."""
-    if part == "texts":
-        return {bare_words(text) for pool in POOLS["text"].values() for text in pool}
+    if part in ("texts", "titles"):
+        return {bare_words(text) for pool in POOLS[part[:-1]].values() for text in pool}
     splits = PHRASINGS if part == "frames" else ("val", "test")
     templates = {bare_words(text) for split in splits for text in getattr(PHRASINGS[split], part)}
     return templates if part != "frames" else {
@@ -2091,7 +2105,8 @@ def base_wording(rng, part, grammar):
         text = grammar(rng) if callable(grammar) else rng.choice(grammar)
         while CHOICE.search(text):     # the innermost first
             text = CHOICE.sub(lambda m: rng.choice(m[1].split("|")), text)
-        text = re.sub(r"{([wf])}", lambda m: base_word(rng) if m[1] == "w" else rng.choice(FILLERS), text)
+        text = re.sub(r"{([wfW])}", lambda m: rng.choice(FILLERS) if m[1] == "f" else
+                      base_word(rng) if m[1] == "w" else base_word(rng).capitalize(), text).strip()
         bare, said = bare_words(text), world_wording(part)
         if not (any(piece in bare for piece in said) if part == "frames" else bare in said):
             return text
@@ -2194,17 +2209,19 @@ def corrupt(rng, calls, tools, spares):
     return calls, "fair"
 
 
-def base_samples(n, sizes, seed):
-    """n samples to test the base on: fresh random tools, one call, literal values; each with a wrong answer beside it.
+def base_samples(n, sizes, seed, written=False):
+    """n samples to test the base on: fresh tools, one call, literal values; each with a wrong answer beside it.
 
-    sizes: how many tools a toolset may have. Returns (samples, wrong): `wrong` in call syntax, "fair" or "acceptable".
+    sizes: how many tools a toolset may have; written: tools of base/fresh_tools.txt, not of random words. Returns (samples, wrong): `wrong` in call syntax, "fair" or "acceptable".
     """
     samples, wrong, rng = [], [], random.Random(f"base {seed}")
     while len(samples) < n:
         hard = rng.random()
-        tools, phrasing = base_tools(rng, rng.choice(sizes), hard), base_phrasing(rng)
+        size = rng.choice(sizes)
+        tools, phrasing = written_set(rng, size, "fresh_tools.txt") if written else base_tools(rng, size, hard), base_phrasing(rng)
         today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
-        wish = make_wish(rng, rng.choice(tools), phrasing, {"literal": 1}, lambda k: base_string(rng, hard, k), today)
+        strings = lambda kind: base_string(rng, hard, kind, 0.85 if written else 0.5)
+        wish = make_wish(rng, rng.choice(tools), phrasing, {"literal": 1}, strings, today)
         calls = [Call(wish.tool.name, wish.args)]
         other, grade = corrupt(rng, calls, tools, list(wish.args.values()))
         if grade in ("fair", "acceptable"):
@@ -2230,7 +2247,7 @@ def base_document(rng, hardest=1.0):
     tools = written_set(rng, size) if written else base_tools(rng, size, hard)
     form_weights = {**BASE_FORMS, "literal": BASE_FORMS["literal"] / max(hardest * rng.random(), 0.1)}
     today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
-    strings = lambda kind: base_string(rng, hard, kind)
+    strings = lambda kind: base_string(rng, hard, kind, 0.85 if written else 0.5)
     segments = [(turn("system", system_text([t.schema() for t in tools], today)), -1, False)]
     source = next((t for t in tools if t.returns), None)
     sink = source and next((t for t in tools if t is not source and any(p.name == source.returns for p in t.params)), None)
@@ -2258,19 +2275,19 @@ def base_document(rng, hardest=1.0):
         phrasing = base_phrasing(rng) if rng.random() < 0.7 else phrasing
         wish = lambda tool, **kw: make_wish(rng, tool, phrasing, form_weights, strings, today, **kw)
         tool, r = rng.choice(tools), rng.random()
-        if r < 0.05:             # no tool fits
+        if r < 0.07:             # no tool fits
             stranger, = written_set(rng, 1) if written else base_tools(rng, 1)
             if {*words_of(stranger.name).split()} & {w for t in tools for w in words_of(t.name).split()}:
                 continue
             node = add(turn("user", say(rng, wish(stranger), phrasing, shuffle)) + OPEN, 0)
             add(NO_TOOL + END, node, True)
-        elif r < 0.09:           # a required value is missing
+        elif r < 0.12:           # a required value is missing
             needed = [p for p in tool.params if p.required and p.kind != "bool"]
             if needed:
                 p = rng.choice(needed)
                 node = add(turn("user", say(rng, wish(tool, drop=p.name), phrasing, shuffle)) + OPEN, 0)
                 add(ASK.format(name=words_of(p.name)) + END, node, True)
-        elif r < 0.22 and sink:  # a chain
+        elif r < 0.24 and sink:  # a chain
             wishes = [wish(source), wish(sink, drop=source.returns)]
             node = add(turn("user", merge_wishes(rng, wishes, phrasing, shuffle)) + OPEN, 0)
             calls = [Call(source.name, wishes[0].args)]
@@ -2282,7 +2299,7 @@ def base_document(rng, hardest=1.0):
             add(format_calls([Call(sink.name, {p.name: args[p.name] for p in sink.params if p.name in args})]) + END, node, True)
         else:
             wishes = [wish(tool)]
-            if r < 0.3 + 0.15 * hard:     # parallel calls of one tool
+            if r < 0.32 + 0.15 * hard:    # parallel calls of one tool
                 for _ in range(rng.choice([1, 1, 2, 3])):
                     wishes.append(wish(tool, before=wishes[-1]))
             elif r < 0.5 + 0.1 * hard and len(tools) > 1:    # parallel calls of several
@@ -2349,6 +2366,26 @@ def choosing_document(rng):
         segments.append((turn("user", say(rng, wish, phrasing)) + OPEN, 0, False))
         answer = NO_TOOL if stranger else ASK.format(name=words_of(needed)) if needed else format_calls([Call(tool.name, wish.args)])
         segments.append((answer + END, len(segments) - 1, True))
+    return segments
+
+
+def working_document(rng):
+    """A training document of the base in which only the values are hard: one or two tools with few parameters, and many short
+    requests whose dates, times, numbers and options are to be worked out. Returns a tree, as base_document does."""
+    tools, today = [], (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
+    for tool in base_tools(rng, rng.choice([1, 1, 2]), 0.2):
+        params = []
+        while len(params) < rng.randint(1, 3):
+            p = base_param(rng, [p.name for p in params], 0.2)
+            if len(forms_of(p.kind)) > 1 or rng.random() < 0.1:
+                params.append(replace(p, required=True, default=None) if rng.random() < 0.5 else p)
+        tools.append(replace(tool, params=sorted(params, key=lambda p: not p.required), returns=""))
+    segments = [(turn("system", system_text([tool.schema() for tool in tools], today)), -1, False)]
+    for n in range(rng.randint(16, 26)):
+        phrasing = base_phrasing(rng) if n % 3 == 0 else phrasing
+        wish = make_wish(rng, rng.choice(tools), phrasing, {**BASE_FORMS, "literal": 0.7}, lambda kind: base_string(rng, 0.2, kind), today)
+        segments.append((turn("user", say(rng, wish, phrasing)) + OPEN, 0, False))
+        segments.append((format_calls([Call(wish.tool.name, wish.args)]) + END, len(segments) - 1, True))
     return segments
 
 # ---------------------------------------------------------------------------------------------

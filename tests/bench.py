@@ -116,7 +116,7 @@ def load(cfg, shape=""):
     config.bos_token_id, config.eos_token_id, config.pad_token_id = None, tokenizer.eos_token_id, tokenizer.pad_token_id
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa",
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="grouped",
                                                  dtype=torch.float32 if device.type == "cpu" else torch.bfloat16)
     return model.eval(), tokenizer
 

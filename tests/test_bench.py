@@ -112,6 +112,12 @@ def run(name, cfg, **options):
     return bench.measure(bench.SIDES[name](cfg, **options), torch.device("cpu"))
 
 
+def test_random_weights_attend_as_loaded_ones_do(saved):
+    """Else a shape's decoding would copy its cache at every step, and be timed with that."""
+    cfg = bench.BenchConfig(model=str(saved), device="cpu")
+    assert len({bench.load(cfg, shape)[0].config._attn_implementation for shape in ("", "embedded", "vocabulary")}) == 1
+
+
 def test_every_side_of_ours_and_the_slow_search_run(saved, tmp_path):
     cfg, path = config(saved), str(tmp_path / "trees.jsonl")
     assert run("search_pairs", cfg, path=path)["units"] > 0

@@ -371,9 +371,10 @@ def test_a_checkpoint_is_scored(checkpoint, heldout, tmp_path, capsys):
 
 
 def test_the_base_is_scored_on_fresh_tools_with_wrong_answers_that_are_wrong(checkpoint, tmp_path, capsys):
-    samples, wrong = synth.base_samples(40, [1, 4], 3)
-    assert all(evaluation.judge(s, s.target) is None for s in samples)
-    assert sum(evaluation.judge(s, w) is not None for s, w in zip(samples, wrong)) >= 38     # BFCL's rules forgive a case or a mark
+    for written in (False, True):
+        samples, wrong = synth.base_samples(40, [1, 4], 3, written)
+        assert all(evaluation.judge(s, s.target) is None for s in samples)
+        assert sum(evaluation.judge(s, w) is not None for s, w in zip(samples, wrong)) >= 38     # BFCL's rules forgive a case or a mark
     evaluation.main(["--model", str(checkpoint), "--bench", "base", "--n", "8", "--max_new", "8", "--out", str(tmp_path / "out.jsonl")])
     out = capsys.readouterr().out
-    assert out.count("self-evaluation AUC") == 2 and len((tmp_path / "out.jsonl").read_text().splitlines()) == 8
+    assert out.count("self-evaluation AUC") == 4 and len((tmp_path / "out.jsonl").read_text().splitlines()) == 8

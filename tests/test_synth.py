@@ -33,9 +33,9 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def documents():
-    """300 of the base's documents, then 100 of those in which only the tool is hard, each as one text."""
+    """300 of the base's documents, then 100 of those in which only the tool, or only the values are hard, each as one text."""
     return ["".join(text for text, _, _ in make(random.Random(f"test-{i}")))
-            for make, n in ((synth.base_document, 300), (synth.choosing_document, 100)) for i in range(n)]
+            for make, n in ((synth.base_document, 300), (synth.choosing_document, 50), (synth.working_document, 50)) for i in range(n)]
 
 
 def plain(text):
@@ -143,8 +143,10 @@ def test_wording_and_tools_of_the_world_are_new_to_the_base(documents):
 
 
 def test_the_bases_written_tools_can_be_asked_for_and_are_none_of_the_worlds():
-    tools, rng = [tool for domain in synth.written_tools() for tool in domain], random.Random(0)
-    assert len(tools) > 1500 and len({tool.name for tool in tools}) == len(tools)
+    taught, fresh = ([tool for domain in synth.written_tools(file) for tool in domain] for file in ("tools.txt", "fresh_tools.txt"))
+    tools, rng = taught + fresh, random.Random(0)
+    assert len(taught) > 1500 and len(fresh) > 150 and len({tool.name for tool in tools}) == len(tools)
+    assert not set().union(*map(synth.said_by, taught)) & set().union(*map(synth.said_by, fresh))
     said = {plain(synth.words_of(text)) for tool in TOOLS.values() for text in (tool.name, tool.description, *tool.intents)}
     for tool in tools:
         assert not said & {plain(synth.words_of(text)) for text in (tool.name, tool.description, *tool.intents)}, tool.name
