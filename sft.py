@@ -879,7 +879,7 @@ def base_accuracy(model, batches):
 
 
 def train_base(cfg):
-    """The embedded model: a Qwen2 of 5 million parameters that learns to read schemas, on random tools only.
+    """The embedded model: a Qwen2 of 5 million parameters that learns to read schemas, on tools that are none of the world's.
 
     Muon for the matrices, AdamW for embeddings and norms; learning rates fall linearly to zero. State is saved every few
     minutes; the same command goes on from there. Raises ModelError for a `base_start` of another shape.
