@@ -758,7 +758,7 @@ def base_skills(cfg):
 class EvalConfig:
     model: str = ""                # path or hub name of a causal language model
     bench: str = "heldout"         # heldout: the simulated world's test (or --data); bfcl: BFCL's questions; base: the
-                                   # embedded base on fresh random tools
+                                   # embedded base on fresh tools, a quarter of --n for each kind
     categories: str = "simple_python,multiple,parallel,parallel_multiple,irrelevance"  # of BFCL, between commas
     data: str = ""                 # heldout: a file of samples; bfcl: the folder of its data, if not the package's
     split: str = "test"            # heldout without --data: test or val
@@ -779,6 +779,8 @@ def main(argv=None):
     if cfg.bench == "base":
         if not cfg.model:
             raise ValueError("--bench base needs --model")
+        if cfg.n < 4:
+            raise ValueError(f"--bench base asks four kinds of questions: --n is at least 4 (got {cfg.n})")
         records = base_skills(cfg)
         print_scores(records)
         return write_records(records, cfg.out)

@@ -577,8 +577,9 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|t
 CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 BASE_TOKENS, BASE_PIECES = 3072, 1500     # tokens an update; pieces of words in the vocabulary
-BASE_CHOOSING, BASE_WORKING = 0.25, 0.12   # shares of documents in which only the tool, or only the values are hard
-BASE_LOOKING = 0.3   # weight of where heads look
+BASE_EASY = 10_000                        # documents over which they grow harder, and after which they are longer
+BASE_CHOOSING, BASE_WORKING = 0.25, 0.12  # shares of documents in which only the tool, or only the values are hard
+BASE_LOOKING = 0.3                        # weight of where heads look
 UPPER = "\u21e7"     # stands before a letter that was a capital
 
 
@@ -828,7 +829,7 @@ def log_attention(attention, hidden, rope, mask, rows, places, where):
 
 def base_row(document):
     """Tokens of a document: short ones first, since attention costs their square."""
-    return 320 if document < 10_000 else 768
+    return 320 if document < BASE_EASY else 768
 
 
 def base_trees(tokenizer, seed, start=0):
@@ -839,7 +840,7 @@ def base_trees(tokenizer, seed, start=0):
     marks = token_marks(tokenizer)
     for i in itertools.count(start):
         rng = random.Random(f"{seed}-{i}")
-        kind, hardest = rng.random(), 1 if seed == "val" else min(1, i / 10_000)
+        kind, hardest = rng.random(), 1 if seed == "val" else min(1, i / BASE_EASY)
         document = synth.choosing_document(rng) if kind < BASE_CHOOSING else \
             synth.working_document(rng) if kind < BASE_CHOOSING + BASE_WORKING * hardest else synth.base_document(rng, hardest)
         encoded = tokenizer([text for text, _, _ in document], add_special_tokens=False)["input_ids"]
@@ -886,7 +887,7 @@ def train_base(cfg):
     """
     out, device = Path(cfg.out), pick_device(cfg.device)
     state_file, tokens_seen, step = out / "state.safetensors", 0, 0
-    document = 10_000 if cfg.base_start else 0      # a checkpoint has the easy documents behind it
+    document = BASE_EASY if cfg.base_start else 0      # a checkpoint has the easy documents behind it
     start, tokenizer = load_model(cfg.base_start, cfg.device) if cfg.base_start else (None, None)
     if (out / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)

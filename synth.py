@@ -1657,7 +1657,7 @@ def make_samples(n, split, seed=0):
     return samples
 
 # ---------------------------------------------------------------------------------------------
-# The base's world: random tools, random words
+# The base's world: tools of random words, and tools that people might write
 # ---------------------------------------------------------------------------------------------
 
 @functools.cache
@@ -1712,7 +1712,8 @@ def base_string(rng, hard=1.0, kind="", typical=0.5):
     as `typical` says a span as its kind has it: a sentence, a thing, a name."""
     if kind == "code" and rng.random() < 0.85:
         return "".join(rng.choices(string.ascii_uppercase, k=rng.choice([0, 1, 1, 1, 2, 3]))) + \
-            rng.choice(["", "", "", "-"]) + "".join(rng.choices(rng.sample(string.digits, rng.choice([2, 10, 10])), k=rng.randint(2, 5)))
+            rng.choice(["", "", "", "-"]) + \
+            "".join(rng.choices(rng.sample(string.digits, rng.choice([2, 10, 10])), k=rng.randint(2, 5)))     # often one comes twice
     if kind in STRINGS and rng.random() < typical:
         if kind == "text":
             return base_wording(rng, "texts", BASE_TEXTS)
@@ -1820,6 +1821,7 @@ BASE_TITLES = """(The|A|My|Our|One|Two|No|) {W} {W}
 BASE_BOOLS = ["with {n}/without {n}", "{n} on/{n} off", "include {n}/skip {n}", "do {n}/do not {n}", "{n} yes/{n} no",
               "enable {n}/disable {n}"]
 BASE_WRITTEN = 0.7     # share of documents with written tools (base/tools.txt); the others' are drawn word by word
+BASE_TYPICAL = {False: 0.5, True: 0.85}     # share of values that look like their kind; of written tools
 BASE_KINDS = {"word": 9, "int": 4, "float": 1.5, "money": 0.7, "date": 3.5, "time": 3, "bool": 1.5, "enum": 3.5, "list": 1.5,
               "object": 0.7, "unit": 4, "id": 1}
 BASE_FORMS = {"literal": 2.5, "words": 1, "twice": 1, "half": 1, "dozen": 0.7, "unit": 1.6, "long": 1, "ordinal": 1,
@@ -2045,32 +2047,36 @@ def written_tools(file="tools.txt"):
     of the world says is left out, and tested on those of fresh_tools.txt, where one that a tool of either says is.
 
     A file: `== domain`, then `name -> key of the id it returns: description: intent|intent`, and for each parameter a line
-    `name: kind: description: cue|cue`, with ` = default` where it is optional.
+    `name: kind: description: cue|cue`, with ` = default` where it is optional. Raises DataError with file and line.
     """
-    domains = []
-    for line in Path(__file__).with_name("base").joinpath(file).read_text(encoding="utf-8").splitlines():
+    domains, path = [], Path(__file__).with_name("base") / file
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         name, *rest = line.strip().split(": ")
-        if line.startswith("== "):
-            domains.append([])
-        elif not line.startswith(" "):
-            name, _, returns = name.partition(" -> ")
-            domains[-1].append(Tool(name, rest[0], [], rest[1].split("|"), returns=returns))
-        else:
-            kind, description, cue = rest
-            cue, optional, default = cue.partition(" =")
-            value = default.strip() or None
-            if value and (kind in ("int", "float", "money", "bool") or kind in UNITS):
-                value = json.loads(value) if kind != "money" else float(value)
-            kind = "code" if kind.startswith("id(") else kind
-            domains[-1][-1].params.append(Param(name, kind, description, cue, not optional, value))
+        try:
+            if line.startswith("== "):
+                domains.append([])
+            elif not line.startswith(" "):
+                description, intents = rest
+                name, _, returns = name.partition(" -> ")
+                domains[-1].append(Tool(name, description, [], intents.split("|"), returns=returns))
+            else:
+                kind, description, cue = rest
+                cue, optional, default = cue.partition(" =")
+                value = default.strip() or None
+                if value and (kind in ("int", "float", "money", "bool") or kind in UNITS):
+                    value = json.loads(value) if kind != "money" else float(value)
+                kind = "code" if kind.startswith("id(") else kind
+                domains[-1][-1].params.append(Param(name, kind, description, cue, not optional, value))
+        except (ValueError, IndexError) as error:
+            raise DataError(f"{path}, line {number}: neither a domain, nor a tool, nor a parameter of one ({error})") from None
     known = [*TOOLS.values(), *(itertools.chain(*written_tools()) if file != "tools.txt" else ())]
     taken = set().union(*map(said_by, known))
     return [[t for t in tools if not taken & said_by(t)] for tools in domains]
 
 
 def written_set(rng, n, file="tools.txt"):
-    """n written tools of a file, most of one domain, and often one that takes what another returns; each without some of its optional
-    parameters and, now and then, with them in another order."""
+    """n written tools of a file, most of one domain, and often one that takes what another returns; each without some of its
+    optional parameters and, now and then, with its parameters in another order."""
     near, far = rng.sample(written_tools(file), 2)
     links = [(a, b) for a in near for b in near if a.returns and any(p.name == a.returns for p in b.params)]
     chosen = list(rng.choice(links)) if links and n > 1 and rng.random() < 0.4 else []
@@ -2212,7 +2218,8 @@ def corrupt(rng, calls, tools, spares):
 def base_samples(n, sizes, seed, written=False):
     """n samples to test the base on: fresh tools, one call, literal values; each with a wrong answer beside it.
 
-    sizes: how many tools a toolset may have; written: tools of base/fresh_tools.txt, not of random words. Returns (samples, wrong): `wrong` in call syntax, "fair" or "acceptable".
+    sizes: how many tools a toolset may have; written: tools of base/fresh_tools.txt, not of random words. Returns
+    (samples, wrong): `wrong` in call syntax, "fair" or "acceptable".
     """
     samples, wrong, rng = [], [], random.Random(f"base {seed}")
     while len(samples) < n:
@@ -2220,7 +2227,7 @@ def base_samples(n, sizes, seed, written=False):
         size = rng.choice(sizes)
         tools, phrasing = written_set(rng, size, "fresh_tools.txt") if written else base_tools(rng, size, hard), base_phrasing(rng)
         today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
-        strings = lambda kind: base_string(rng, hard, kind, 0.85 if written else 0.5)
+        strings = lambda kind: base_string(rng, hard, kind, BASE_TYPICAL[written])
         wish = make_wish(rng, rng.choice(tools), phrasing, {"literal": 1}, strings, today)
         calls = [Call(wish.tool.name, wish.args)]
         other, grade = corrupt(rng, calls, tools, list(wish.args.values()))
@@ -2247,7 +2254,7 @@ def base_document(rng, hardest=1.0):
     tools = written_set(rng, size) if written else base_tools(rng, size, hard)
     form_weights = {**BASE_FORMS, "literal": BASE_FORMS["literal"] / max(hardest * rng.random(), 0.1)}
     today = (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
-    strings = lambda kind: base_string(rng, hard, kind, 0.85 if written else 0.5)
+    strings = lambda kind: base_string(rng, hard, kind, BASE_TYPICAL[written])
     segments = [(turn("system", system_text([t.schema() for t in tools], today)), -1, False)]
     source = next((t for t in tools if t.returns), None)
     sink = source and next((t for t in tools if t is not source and any(p.name == source.returns for p in t.params)), None)
@@ -2374,16 +2381,17 @@ def working_document(rng):
     requests whose dates, times, numbers and options are to be worked out. Returns a tree, as base_document does."""
     tools, today = [], (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
     for tool in base_tools(rng, rng.choice([1, 1, 2]), 0.2):
-        params = []
-        while len(params) < rng.randint(1, 3):
+        params, size = [], rng.randint(1, 3)
+        while len(params) < size:
             p = base_param(rng, [p.name for p in params], 0.2)
             if len(forms_of(p.kind)) > 1 or rng.random() < 0.1:
                 params.append(replace(p, required=True, default=None) if rng.random() < 0.5 else p)
         tools.append(replace(tool, params=sorted(params, key=lambda p: not p.required), returns=""))
     segments = [(turn("system", system_text([tool.schema() for tool in tools], today)), -1, False)]
+    strings = lambda kind: base_string(rng, 0.2, kind)
     for n in range(rng.randint(16, 26)):
         phrasing = base_phrasing(rng) if n % 3 == 0 else phrasing
-        wish = make_wish(rng, rng.choice(tools), phrasing, {**BASE_FORMS, "literal": 0.7}, lambda kind: base_string(rng, 0.2, kind), today)
+        wish = make_wish(rng, rng.choice(tools), phrasing, {**BASE_FORMS, "literal": 0.7}, strings, today)
         segments.append((turn("user", say(rng, wish, phrasing)) + OPEN, 0, False))
         segments.append((format_calls([Call(wish.tool.name, wish.args)]) + END, len(segments) - 1, True))
     return segments

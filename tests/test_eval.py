@@ -377,4 +377,6 @@ def test_the_base_is_scored_on_fresh_tools_with_wrong_answers_that_are_wrong(che
         assert sum(evaluation.judge(s, w) is not None for s, w in zip(samples, wrong)) >= 38     # BFCL's rules forgive a case or a mark
     evaluation.main(["--model", str(checkpoint), "--bench", "base", "--n", "8", "--max_new", "8", "--out", str(tmp_path / "out.jsonl")])
     out = capsys.readouterr().out
+    with pytest.raises(ValueError, match="--n is at least 4"):
+        evaluation.main(["--model", str(checkpoint), "--bench", "base", "--n", "3"])
     assert out.count("self-evaluation AUC") == 4 and len((tmp_path / "out.jsonl").read_text().splitlines()) == 8

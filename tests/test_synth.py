@@ -158,9 +158,17 @@ def test_the_bases_written_tools_can_be_asked_for_and_are_none_of_the_worlds():
             text = synth.say(rng, wish, synth.base_phrasing(rng))
             assert not re.search(r"[~|{}]", text), text
             for args in (wish.args, {**wish.args, **defaults}):
-                target = format_calls([Call(tool.name, args)])
-                check_sample(synth.Sample("", [tool.schema()], [{"role": "user", "content": text}], target))
-                assert check_calls(parse_calls(target), answers_from(parse_calls(target), [tool.schema()]), [tool.schema()]) is None, target
+                target, schemas = format_calls([Call(tool.name, args)]), [tool.schema()]
+                check_sample(synth.Sample("", schemas, [{"role": "user", "content": text}], target))
+                assert check_calls(parse_calls(target), answers_from(parse_calls(target), schemas), schemas) is None, target
+
+
+@pytest.mark.parametrize("line", ["pick: Pick a thing.", "    size: int: size of it", "pick: Pick.: pick one\n    n: int: how many: ~ = few"])
+def test_a_tool_that_cannot_be_read_is_named_by_file_and_line(tmp_path, line):
+    path = tmp_path / "tools.txt"
+    path.write_text(f"== things\n{line}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{re.escape(str(path))}, line {len(line.splitlines()) + 1}: neither"):
+        synth.written_tools(str(path))
 
 
 @pytest.mark.parametrize("part", ["cues", "same", "usual", "again", "joiners"])
