@@ -25,6 +25,7 @@ from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
+from base.documents import base_samples
 from sft import (additive, autocast, context_length, count_tokens, fitting, lay_out, like_lengths, load_model, run, tree_tokens,
                  within_memory)
 from synth import Call
@@ -747,7 +748,7 @@ def base_skills(cfg):
     everything = []
     for written, sizes in ((False, [1]), (False, [4, 5, 6]), (True, [1]), (True, [4, 5, 6])):
         name = f"{'written' if written else 'random'}, {'one tool' if sizes == [1] else 'four to six tools'}"
-        samples, wrong = synth.base_samples(cfg.n // 4, sizes, cfg.seed, written)
+        samples, wrong = base_samples(cfg.n // 4, sizes, cfg.seed, written)
         records = [{**r, "scenario": name} for r in evaluate(model, tokenizer, samples, cfg.max_new, progress=True)]
         print(f"{name:26s} self-evaluation AUC {self_evaluation_auc(model, tokenizer, samples, wrong):.3f}")
         everything += records

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 import sft
 import synth
+from base import documents, train
 
 # EXAMPLES=2000 searches for longer, each time among other examples.
 settings.register_profile("tests", max_examples=int(os.environ.get("EXAMPLES", 40)), deadline=None,
@@ -30,14 +31,14 @@ KINDS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2F
 @pytest.fixture(scope="session")
 def tokenizer():
     """The embedded model's kind: compact signatures, <|role|>text<|end|>."""
-    return sft.make_tokenizer(synth.vocabulary()[::12], 300)
+    return train.make_tokenizer(documents.vocabulary()[::12], 300)
 
 
 @pytest.fixture(scope="session")
 def chatml(tokenizer, tmp_path_factory):
     """Any other model's kind: no word of a tool style, so tools as JSON; <|im_start|>role, text, <|im_end|>."""
     folder = tmp_path_factory.mktemp("chatml")
-    other = sft.make_tokenizer(synth.vocabulary()[::40], 200)
+    other = train.make_tokenizer(documents.vocabulary()[::40], 200)
     other.chat_template = CHATML
     other.init_kwargs.pop("tool_style")
     other.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})

@@ -10,6 +10,7 @@ import torch
 import eval as evaluation
 import sft
 import synth
+from base import documents
 from eval import (ERROR_KINDS, Prompts, decode, evaluate, graded_outcome, interval, judge, paired_interval, print_scores,
                   response_text, score, stop_token, summarize)
 from synth import Call, Sample, format_calls
@@ -372,7 +373,7 @@ def test_a_checkpoint_is_scored(checkpoint, heldout, tmp_path, capsys):
 
 def test_the_base_is_scored_on_fresh_tools_with_wrong_answers_that_are_wrong(checkpoint, tmp_path, capsys):
     for written in (False, True):
-        samples, wrong = synth.base_samples(40, [1, 4], 3, written)
+        samples, wrong = documents.base_samples(40, [1, 4], 3, written)
         assert all(evaluation.judge(s, s.target) is None for s in samples)
         assert sum(evaluation.judge(s, w) is not None for s, w in zip(samples, wrong)) >= 38     # BFCL's rules forgive a case or a mark
     evaluation.main(["--model", str(checkpoint), "--bench", "base", "--n", "8", "--max_new", "8", "--out", str(tmp_path / "out.jsonl")])

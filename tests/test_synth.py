@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import synth
-from eval import answers_from, check_calls
+from base.documents import base_document, choosing_document, working_document
 from synth import (BASE_ONLY, PHRASINGS, POOLS, SPLIT, TOOLS, Call, DataError, World, chat_text, check_sample,
                    end_of_turn, format_calls, grade_ids, level_of, make_samples, parse_calls, prompt_ids, read_samples,
                    system_message, target_ids, tool_style, turn, write_samples)
@@ -32,10 +31,10 @@ def drawn():
 
 
 @pytest.fixture(scope="module")
-def documents():
+def base_texts():
     """300 of the base's documents, then 100 of those in which only the tool, or only the values are hard, each as one text."""
     return ["".join(text for text, _, _ in make(random.Random(f"test-{i}")))
-            for make, n in ((synth.base_document, 300), (synth.choosing_document, 50), (synth.working_document, 50)) for i in range(n)]
+            for make, n in ((base_document, 300), (choosing_document, 50), (working_document, 50)) for i in range(n)]
 
 
 def plain(text):
@@ -132,65 +131,23 @@ def test_wording_of_a_split_is_in_no_other(drawn):
                 assert where == {split}, piece
 
 
-def test_wording_and_tools_of_the_world_are_new_to_the_base(documents):
+def test_wording_and_tools_of_the_world_are_new_to_the_base(base_texts):
     """No frame's words follow each other in the base's world, except that two meet by chance now and then."""
-    texts = [plain(document) for document in documents]
+    texts = [plain(document) for document in base_texts]
     for phrasing in PHRASINGS.values():
         for piece in pieces(phrasing.frames):
             seen = sum(piece in text for text in texts)
             assert seen <= (0.02 * len(texts) if len(piece.split()) == 2 else 0), piece
-    assert not [name for name in TOOLS if any(re.search(rf"(?<![\w.]){re.escape(name)}\(", document) for document in documents)]
+    assert not [name for name in TOOLS if any(re.search(rf"(?<![\w.]){re.escape(name)}\(", document) for document in base_texts)]
 
 
-def test_the_bases_written_tools_can_be_asked_for_and_are_none_of_the_worlds():
-    taught, fresh = ([tool for domain in synth.written_tools(file) for tool in domain] for file in ("tools.txt", "fresh_tools.txt"))
-    tools, rng = taught + fresh, random.Random(0)
-    assert len(taught) > 1500 and len(fresh) > 150 and len({tool.name for tool in tools}) == len(tools)
-    assert not set().union(*map(synth.said_by, taught)) & set().union(*map(synth.said_by, fresh))
-    said = {plain(synth.words_of(text)) for tool in TOOLS.values() for text in (tool.name, tool.description, *tool.intents)}
-    for tool in tools:
-        assert not said & {plain(synth.words_of(text)) for text in (tool.name, tool.description, *tool.intents)}, tool.name
-        assert len({p.name for p in tool.params}) == len(tool.params), tool.name
-        defaults = {p.name: p.default for p in tool.params if p.default is not None}
-        for mention in (0, 1):
-            wish = synth.make_wish(rng, tool, synth.base_phrasing(rng), synth.BASE_FORMS, lambda kind: synth.base_string(rng, 0.5, kind),
-                                   (2026, 1, 1), mention=mention)
-            text = synth.say(rng, wish, synth.base_phrasing(rng))
-            assert not re.search(r"[~|{}]", text), text
-            for args in (wish.args, {**wish.args, **defaults}):
-                target, schemas = format_calls([Call(tool.name, args)]), [tool.schema()]
-                check_sample(synth.Sample("", schemas, [{"role": "user", "content": text}], target))
-                assert check_calls(parse_calls(target), answers_from(parse_calls(target), schemas), schemas) is None, target
 
 
-@pytest.mark.parametrize("line", ["pick: Pick a thing.", "    size: int: size of it", "pick: Pick.: pick one\n    n: int: how many: ~ = few"])
-def test_a_tool_that_cannot_be_read_is_named_by_file_and_line(tmp_path, line):
-    path = tmp_path / "tools.txt"
-    path.write_text(f"== things\n{line}\n", encoding="utf-8")
-    with pytest.raises(DataError, match=rf"{re.escape(str(path))}, line {len(line.splitlines()) + 1}: neither"):
-        synth.written_tools(str(path))
 
-
-@pytest.mark.parametrize("part", ["cues", "same", "usual", "again", "joiners"])
-def test_the_bases_people_place_values_in_other_words(part):
-    """No template of the base's is one of the held-out splits', whatever articles and possessives it has."""
-    rng, small = random.Random(0), {"the", "a", "an", "its", "my", "your", "our", "this", "that"}
-    bare = lambda template: " ".join(word for word in template.lower().split() if word not in small)
-    of_base = {bare(text) for _ in range(1500) for text in getattr(synth.base_phrasing(rng), part)}
-    of_world = {bare(text) for split in ("val", "test") for text in getattr(PHRASINGS[split], part)}
-    assert len(of_base) > 50 and not of_base & of_world
-
-
-def test_the_bases_people_write_other_texts():
-    rng = random.Random(0)
-    texts = {synth.bare_words(synth.base_string(rng, kind="text")) for _ in range(4000)}
-    assert len(texts) > 3000 and not texts & {synth.bare_words(t) for pool in POOLS["text"].values() for t in pool}
-
-
-def test_the_bases_toolsets_are_as_large_as_the_worlds(drawn, documents):
+def test_the_bases_toolsets_are_as_large_as_the_worlds(drawn, base_texts):
     """A model of 5 million parameters reads no prompt much longer than those of its training."""
     world = sorted(len(synth.system_message(s, "compact")) for s in drawn["train"])
-    base = sorted(len(document.split("<|end|>")[0]) for document in documents[:300])
+    base = sorted(len(document.split("<|end|>")[0]) for document in base_texts[:300])
     for share in (0.5, 0.75, 0.9):
         assert base[int(share * len(base))] >= 0.8 * world[int(share * len(world))]
 
@@ -204,9 +161,9 @@ def test_forms_kept_for_the_base_and_the_test(drawn):
 
 @pytest.mark.parametrize("form, example", [("twice", r"\b(twice|double|two times) \d"), ("dozen", r"\bdozen\b"),
                                            ("after", r"\bdays after [A-Z]"), ("spoken", r"\b(quarter|half) past \w+ in the")])
-def test_the_base_is_taught_the_forms_that_only_the_test_asks_for(documents, form, example):
+def test_the_base_is_taught_the_forms_that_only_the_test_asks_for(base_texts, form, example):
     assert form in BASE_ONLY
-    assert sum(bool(re.search(example, document)) for document in documents) >= 10
+    assert sum(bool(re.search(example, document)) for document in base_texts) >= 10
 
 
 # ---- Each sample --------------------------------------------------------------------------------------------------
@@ -250,13 +207,13 @@ def test_the_same_seed_gives_the_same_bytes_in_any_process(tmp_path):
     path = tmp_path / "train.jsonl"
     synth.main(["--n", "300", "--out", str(path), "--seed", "5"])
     code = ("import random, synth, sys; synth.write_samples(synth.make_samples(300, 'train', 5), sys.argv[1]); "
-            "print(synth.base_document(random.Random('5-0')))")
+            "from base.documents import base_document; print(base_document(random.Random('5-0')))")
     for hash_seed in ("1", "2"):
         other = tmp_path / f"{hash_seed}.jsonl"
         done = subprocess.run([sys.executable, "-c", code, str(other)], cwd=ROOT, check=True, capture_output=True,
                               text=True, env={**os.environ, "PYTHONHASHSEED": hash_seed})
         assert other.read_bytes() == path.read_bytes()
-        assert done.stdout == f"{synth.base_document(random.Random('5-0'))}\n"
+        assert done.stdout == f"{base_document(random.Random('5-0'))}\n"
     assert [s.target for s in make_samples(20, "train", 6)] != [s.target for s in make_samples(20, "train", 5)]
 
 
@@ -474,23 +431,9 @@ def test_the_question_for_a_grade(request, kind):
         assert tokenizer(grade, add_special_tokens=False)["input_ids"][0] == first
 
 
-def test_documents_of_choosing_have_questions_back_and_refusals_too():
-    """And what is asked back for is a required parameter of a tool."""
-    answers = Counter()
-    for i in range(60):
-        tools, *rest = synth.choosing_document(random.Random(f"answers-{i}"))
-        for text in (text for text, _, learned in rest if learned):
-            asked = re.match(r"Please tell me the (.+)\.<", text)
-            answers["asked" if asked else "none" if text == synth.NO_TOOL + synth.END else "call"] += 1
-            if asked:
-                required = re.findall(r"(?:\(|, )(\w+): [^,()?=]*(?=[,)])", tools[0])
-                assert asked[1] in map(synth.words_of, required), (asked[1], tools[0])
-    assert all(0.02 < answers[kind] / answers.total() < 0.12 for kind in ("asked", "none")), answers
-
-
-def test_grades_are_asked_for_as_the_base_learned_it(tokenizer, documents):
+def test_grades_are_asked_for_as_the_base_learned_it(tokenizer, base_texts):
     question = tokenizer.decode(grade_ids(tokenizer)[0])
-    assert sum(question in document for document in documents) > 100
+    assert sum(question in document for document in base_texts) > 100
 
 
 @pytest.mark.parametrize("message", ["hello", {"content": "hello"}, {"role": "user"}, {"role": "user", "content": None}])
