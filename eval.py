@@ -598,14 +598,18 @@ def _is_huge(op, left, right, limit=10 ** 6):
 
 
 def judge(sample, response):
-    """A response (text) to one of our samples -> None when right, else one of ERROR_KINDS."""
+    """A response (text) to one of our samples -> None when right, else one of ERROR_KINDS.
+
+    Where the target is text, any text that calls nothing is right, as in BFCL's irrelevance: what it says is not judged.
+    """
     response, target = response.strip(), sample.calls
     try:
         calls = synth.parse_calls(response) if response.startswith("[") else []
     except synth.CallSyntaxError:
         return "unparseable"
     if target is None:
-        return "call where none was due" if calls else None if response else "unparseable"
+        called = calls or not response.startswith("[") and re.search(r"\w\(", response)      # in prose too
+        return "call where none was due" if called else None if response else "unparseable"
     return check_calls(calls, answers_from(target, sample.tools), sample.tools)
 
 
@@ -767,7 +771,7 @@ class EvalConfig:
     seed: int = 0                  # heldout without --data: of the samples
     answers: str = ""              # JSON lines of `id` and `result`: score these; no model is needed
     max_new: int = 200             # tokens a response may have
-    max_tokens: int = 4096         # longer prompts count as wrong answers (BFCL) or are left out (heldout)
+    max_tokens: int = 4096         # prompts that leave no room for a response below this count as wrong answers
     out: str = ""                  # JSON lines to write: id, correct, error, response of each case
     device: str = "auto"
     skip_bad: bool = False         # leave out records that cannot be used, and count them
@@ -777,6 +781,11 @@ def main(argv=None):
     cfg, = HfArgumentParser(EvalConfig).parse_args_into_dataclasses(argv)
     if bool(cfg.model) == bool(cfg.answers):
         raise ValueError("give either --model or --answers")
+    if cfg.n < 1 or cfg.max_new < 1:
+        raise ValueError(f"--n and --max_new are at least 1 (got {cfg.n}, {cfg.max_new})")
+    if cfg.split not in ("test", "val"):
+        raise ValueError(f"--split is test or val (got {cfg.split})")
+    check_folder(cfg.out)
     if cfg.bench == "base":
         if not cfg.model:
             raise ValueError("--bench base needs --model")
@@ -802,7 +811,7 @@ def main(argv=None):
                    if (case["id"] if isinstance(case, dict) else case.id) not in given]
         if missing:
             raise ValueError(f"{cfg.answers}: no answer for {len(missing)} of {len(cases)} cases, such as {missing[0]}")
-        texts = [given[sample.id] for sample in samples]
+        texts, fits = [given[sample.id] for sample in samples], [True] * len(samples)
     else:
         model, tokenizer = load_model(cfg.model, cfg.device)
         limit = context_length(model, cfg.max_tokens) - cfg.max_new
@@ -813,13 +822,19 @@ def main(argv=None):
         texts = [next(found)[0] if fit else "" for fit in fits]
     check = score_bfcl if cfg.bench == "bfcl" else judge
     records = []
-    for case, sample, text in zip(cases, samples, texts):
-        error = check(case, text)
+    for case, sample, text, fit in zip(cases, samples, texts, fits):
+        error = check(case, text) if fit else "unparseable"
         records.append({"id": sample.id, "correct": error is None, "error": error, "response": text,
                         **({"category": case["category"]} if cfg.bench == "bfcl" else
                            {"level": sample.level, "scenario": sample.scenario})})
     print_scores(records)
     write_records(records, cfg.out)
+
+
+def check_folder(path):
+    """Raises ValueError if there is no folder for the file `path` to be written into: before the work, not after it."""
+    if path and not Path(path).parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {Path(path).parent}")
 
 
 def write_records(records, path):

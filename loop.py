@@ -27,11 +27,11 @@ import torch
 from transformers import HfArgumentParser
 
 import synth
-from dpo import DPOConfig, optimize, paired_tree
+from dpo import LOSSES, DPOConfig, optimize, paired_tree
 from eval import ERROR_KINDS, evaluate, interval, paired_interval, summarize
-from mcts import Node, SearchConfig, Tree, preference_pairs, read_trees, search, show, write_trees
-from sft import (TOKENS, SFTConfig, add_lora, context_length, load_lora, load_model, load_training_set, merge_lora,
-                 perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
+from mcts import OUTCOMES, Node, SearchConfig, Tree, preference_pairs, read_trees, search, show, write_trees
+from sft import (CURRICULA, TOKENS, SFTConfig, add_lora, context_length, fingerprint, load_lora, load_model, load_training_set,
+                 merge_lora, perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
 
 VALUE_ERRORS = ("wrong value", "wrong type", "missing parameter", "unexpected parameter")
 
@@ -87,7 +87,8 @@ def original(tokenizer, sample):
 def score(model, tokenizer, test, folder, name, started, before):
     """Greedy accuracy on the held-out set, written to `folder`: responses, and the row for metrics.jsonl.
 
-    started, before: the clock and the token counts when the stage began; what scoring takes itself is not counted.
+    started, before: the clock and the token counts when the stage began. The row's seconds are with the scoring, its tokens
+    without.
     """
     tokens = {kind: TOKENS[kind] - before[kind] for kind in ("trained", "decoded", "scored")}
     merge_lora(model)
@@ -116,21 +117,22 @@ def stage(folder):
     os.replace(temporary, folder)
 
 
-def check_settings(out, configs):
-    """Write config.json, or compare with the one that is there. Raises ValueError with the settings that differ.
+MAY_CHANGE = ("out", "iters", "device", "micro_tokens", "pref_micro_tokens", "max_tokens_in_flight")     # from start to start
 
-    The number of rounds and the device may change: a finished run can be taken further.
+
+def check_settings(out, configs, weights):
+    """The settings of a run; compared with config.json where the folder has one. Raises ValueError with what differs.
+
+    weights: fingerprint of the base. What says where and how fast may change, and the number of rounds: a finished run can
+    be taken further.
     """
-    settings = {key: value for cfg in configs for key, value in asdict(cfg).items() if key not in ("out", "iters", "device")}
-    path = out / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    settings = {key: value for cfg in configs for key, value in asdict(cfg).items() if key not in MAY_CHANGE} | {"weights": weights}
+    if (out / "config.json").exists():
+        before = json.loads((out / "config.json").read_text(encoding="utf-8"))
         changed = [f"{key} {before.get(key)} -> {settings.get(key)}" for key in before | settings if before.get(key) != settings.get(key)]
         if changed:
             raise ValueError(f"{out} was made with other settings ({', '.join(changed)}): give another --out, or remove it")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return settings
 
 
 def check_sizes(cfg, search_cfg, pref_cfg):
@@ -153,22 +155,34 @@ def check_sizes(cfg, search_cfg, pref_cfg):
     if cfg.replay < 0 or cfg.replay and not pref_cfg.sft_weight:
         raise ValueError(f"--replay is at least 0, and above it needs --sft_weight: without that give --replay 0 (got "
                          f"{cfg.replay}, {pref_cfg.sft_weight})")
-    if cfg.eval_split not in ("test", "val"):
-        raise ValueError(f"--eval_split is test or val (got {cfg.eval_split})")
+    for name, value, choices in (("eval_split", cfg.eval_split, ("test", "val")), ("outcome", search_cfg.outcome, OUTCOMES),
+                                 ("loss", pref_cfg.loss, LOSSES), ("curriculum", cfg.curriculum, CURRICULA)):
+        if value not in choices:
+            raise ValueError(f"--{name} is one of {', '.join(choices)} (got {value})")
 
 
-def make_data(cfg, model, tokenizer, folder):
-    """train.jsonl and test.jsonl: the simulated world's, or --data with a share of it held out."""
-    train = load_training_set(cfg, tokenizer, model)
+def make_data(cfg, model, tokenizer, folder, room=0):
+    """train.jsonl and test.jsonl: the simulated world's, or --data with a share of it held out.
+
+    The answers of one conversation stay together: a later one's prompt holds the earlier ones. room: tokens of the context to
+    keep free for responses.
+    """
+    train = load_training_set(cfg, tokenizer, model, room)
     if cfg.data:
-        random.Random(cfg.seed).shuffle(train)
-        n_test = min(cfg.n_test, max(1, round(cfg.test_share * len(train))))
-        test, train = train[:n_test], train[n_test:]
-        if not train:
-            raise synth.DataError(f"{cfg.data}: {n_test} samples are too few to train on some and score on others")
+        talks = {}
+        for sample in train:
+            opening = next((m for m in sample.messages if m["role"] == "user"), sample.messages[0])
+            talks.setdefault(json.dumps([sample.tools, opening]), []).append(sample)
+        talks, test = list(talks.values()), []
+        random.Random(cfg.seed).shuffle(talks)
+        while len(talks) > 1 and len(test) + len(talks[-1]) <= max(len(talks[-1]), min(cfg.n_test, cfg.test_share * len(train))):
+            test += talks.pop()
+        train = [sample for talk in talks for sample in talk]
+        if not test:
+            raise synth.DataError(f"{cfg.data}: a single conversation is too little to train on some and score on others")
     else:
         test = synth.make_samples(cfg.n_test, cfg.eval_split, 0)
-        test, too_long = split_too_long(tokenizer, test, context_length(model, cfg.max_tokens))
+        test, too_long = split_too_long(tokenizer, test, context_length(model, cfg.max_tokens, room))
         if too_long:
             print(f"{too_long} held-out samples left out: longer than the model's context")
     synth.write_samples(train, folder / "train.jsonl")
@@ -260,17 +274,18 @@ def main(argv=None, hardness=None, search=search):
     check_sizes(cfg, search_cfg, pref_cfg)
     out = Path(cfg.out)
     model, tokenizer = load_model(cfg.model, cfg.device)
-    check_settings(out, (cfg, search_cfg, pref_cfg))
+    settings = check_settings(out, (cfg, search_cfg, pref_cfg), fingerprint(model))
+    torch.manual_seed(cfg.seed)
+    add_lora(model, cfg.rank, cfg.alpha, cfg.dropout, cfg.targets)     # B is zero: the policy is the base
 
     if not (out / "data").exists():
         with stage(out / "data") as folder:
-            make_data(cfg, model, tokenizer, folder)
+            make_data(cfg, model, tokenizer, folder, room=max(200, search_cfg.max_new))
+    (out / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     train, _ = synth.read_samples(out / "data" / "train.jsonl")
     test, _ = synth.read_samples(out / "data" / "test.jsonl")
     print(f"{len(train)} training samples, {len(test)} held out")
 
-    torch.manual_seed(cfg.seed)
-    add_lora(model, cfg.rank, cfg.alpha, cfg.dropout, cfg.targets)     # B is zero: the policy is the base
     if not (out / "base").exists():
         with stage(out / "base") as folder:
             score(model, tokenizer, test, folder, "base", time.time(), Counter(TOKENS))

@@ -19,8 +19,11 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import synth
-from eval import Prompts, decode, expected_grade, graded_outcome, response_text, score, stop_token
+from eval import Prompts, check_folder, decode, expected_grade, graded_outcome, response_text, score, stop_token
 from sft import context_length, fitting, load_model, run, split_too_long, within_memory
+
+
+OUTCOMES = ("graded", "exact", "none")
 
 
 @dataclass
@@ -32,7 +35,7 @@ class SearchConfig:
     c_puct: float = 1.0              # weight of the prior against Q in the selection
     length_power: float = 1.25       # prior = exp(sum log p / length^power), the ancestor's
     gamma: float = 1.0               # discount of V in the backup
-    self_eval: float = 0.5           # weight of C, the policy's own grade, in R = O + C; 0: none
+    self_eval: float = 0.5           # weight of C, the policy's own grade, in R = O + C (the paper: 1); 0: none
     outcome: str = "graded"          # O of a finished response: graded, exact (+1, -1), or none: R = C alone
     target_step: bool = True         # the target's own step is a candidate where sampling did not find it
     max_new: int = 96                # tokens a response may have
@@ -190,8 +193,8 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     As many trees are in flight as `max_tokens_in_flight` allows, those with prompts of like length together. What a
     tree samples depends on the seed and its own number only, not on which trees are searched beside it.
     """
-    if cfg.outcome not in ("graded", "exact", "none"):
-        raise ValueError(f"--outcome is graded, exact or none (got {cfg.outcome})")
+    if cfg.outcome not in OUTCOMES:
+        raise ValueError(f"--outcome is one of {', '.join(OUTCOMES)} (got {cfg.outcome})")
     prompts = [synth.prompt_ids(tokenizer, s) for s in samples]
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
     bar = tqdm(total=len(samples) * cfg.simulations, desc="search", disable=not progress, leave=False)
@@ -246,9 +249,7 @@ def expand(tree, leaf, responses, due, tokenizer, cfg, stop_id):
     """
     before, path, found = tree.so_far(leaf), tree.path(leaf), {}
     for ids, logps in responses:
-        steps = cut_steps(tokenizer, before + ids, stop_id)[len(path):]
-        if not steps:
-            continue
+        steps = cut_steps(tokenizer, before + ids, stop_id)[len(path):] or [ids]     # an end of turn alone closes the last step
         step = ids if len(path) + 1 >= cfg.depth else steps[0]
         outcome = outcome_of(tree, leaf, before + ids, cfg, tokenizer, stop_id)
         found.setdefault(tuple(step), []).append((outcome, sum(logps[:len(step)])))
@@ -405,6 +406,7 @@ def main(argv=None):
     if cfg.trees:
         trees = read_trees(cfg.trees)
     else:
+        check_folder(cfg.out)
         model, tokenizer = load_model(cfg.model, cfg.device)
         samples, _ = (synth.read_samples(cfg.data, cfg.skip_bad) if cfg.data
                       else (synth.make_samples(cfg.n, "train", cfg.seed), 0))

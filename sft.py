@@ -1,7 +1,7 @@
 """A model: load it, adapt it, teach it.
 
     python sft.py --model base --data train.jsonl --out warmup      # iTool's warm-up: easy, then medium, then hard
-    python sft.py --from_scratch --out base2                        # an embedded base (base/train.py)
+    python sft.py --from_scratch --out base2                        # an embedded base (base/train.py; --help: its settings)
 
 LoRA, the layout of samples in rows, and the training loops are written out here. A row holds *trees* of tokens:
 segments of text, each below a parent, where a token attends to its ancestors only. A sample is the smallest tree
@@ -9,13 +9,14 @@ segments of text, each below a parent, where a token attends to its ancestors on
 """
 
 import itertools
+import hashlib
 import json
 import math
 import random
 import re
 import sys
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,12 @@ class TrainingError(RuntimeError):
 
 
 def pick_device(name="auto"):
-    """auto: CUDA, else MPS, else CPU."""
+    """auto: CUDA, else MPS, else CPU. Raises ModelError for a device that is not there."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.zeros(1, device=name).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ModelError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -131,6 +135,14 @@ def load_model(path, device="auto"):
     return model.to(device).eval(), tokenizer
 
 
+def fingerprint(model):
+    """A short text that tells these weights from others: a hash of the first values of every parameter."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + weight.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def save_model(model, tokenizer, folder):
     """A plain checkpoint that AutoModelForCausalLM loads; folds in any LoRA layers of a copy, not of `model`."""
     merge_lora(model)
@@ -163,7 +175,6 @@ class LoRALinear(nn.Module):
         self.B = nn.Parameter(torch.empty(n_out, rank, dtype=torch.float32, device=base.weight.device))
         self.dropout = nn.Dropout(dropout)
         self.scale = alpha / rank
-        self.enabled = True  # False: forward is the base's
         self.unmerged = None  # while merged: the base's own weight, to come back from
         self.reset()
         self.train(base.training)  # a module is born in training mode; in an eval model dropout would be on
@@ -176,7 +187,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x):
         y = self.base(x)
-        if self.unmerged is not None or not self.enabled:
+        if self.unmerged is not None:
             return y
         if not torch.is_autocast_enabled(x.device.type):  # autocast picks the dtype of a matmul itself
             x = x.to(self.A.dtype)
@@ -265,23 +276,6 @@ def fold_lora(model):
         layer.merge()
         model.set_submodule(name, layer.base)
     return model.requires_grad_(True)
-
-
-@contextmanager
-def disable_lora(model):
-    """Within it the model is its frozen base: the reference of DPO without a second model in memory."""
-    layers = lora_layers(model).values()
-    before = [(layer.enabled, layer.unmerged is not None) for layer in layers]
-    for layer in layers:
-        layer.unmerge()
-        layer.enabled = False
-    try:
-        yield model
-    finally:
-        for layer, (enabled, merged) in zip(layers, before):
-            layer.enabled = enabled
-            if merged:
-                layer.merge()
 
 
 def save_lora(model, folder):
@@ -459,14 +453,18 @@ def split_too_long(tokenizer, samples, max_tokens):
     return kept, len(samples) - len(kept)
 
 
-def context_length(model, limit):
-    """Tokens that a prompt and its response may have: the model's context, or `limit` where that is less."""
-    return min(limit, getattr(model.config, "max_position_embeddings", None) or limit)
+def context_length(model, limit, room=0):
+    """Tokens that a sample may have: `limit`, or the model's context less `room` where that is less."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    return min(limit, context - room) if context else limit
 
 
 # ---------------------------------------------------------------------------------------------
 # The warm-up: SFT from easy to hard
 # ---------------------------------------------------------------------------------------------
+
+
+CURRICULA = {"easy-to-hard": ("easy", "medium", "hard"), "hard-to-easy": ("hard", "medium", "easy"), "shuffled": (None,)}
 
 
 @dataclass
@@ -489,11 +487,6 @@ class SFTConfig:
     seed: int = 0
     device: str = "auto"             # auto, cpu, cuda, mps
     skip_bad: bool = False           # leave out records that cannot be used, and count them
-    from_scratch: bool = False       # train the embedded base itself; the settings below are for that
-    base_tokens: float = 50e6        # tokens to train on
-    base_start: str = ""             # checkpoint of the same shape to begin with; none: nothing learned yet
-    base_rate: float = 1.0           # share of the learning rates: a quarter is enough to go on from a checkpoint
-    base_seed: int = 0
 
 
 def cosine(step, steps, warmup):
@@ -505,12 +498,11 @@ def cosine(step, steps, warmup):
 def curriculum_updates(samples, trees, cfg, rng):
     """Updates (lists of trees of about `batch_tokens` in all) in the order of training: each level shuffled within
     itself, levels in the curriculum's order."""
-    levels = {"easy-to-hard": ("easy", "medium", "hard"), "hard-to-easy": ("hard", "medium", "easy"), "shuffled": (None,)}
-    if cfg.curriculum not in levels:
-        raise ValueError(f"--curriculum is one of {', '.join(levels)} (got {cfg.curriculum})")
+    if cfg.curriculum not in CURRICULA:
+        raise ValueError(f"--curriculum is one of {', '.join(CURRICULA)} (got {cfg.curriculum})")
     updates, tokens = [], cfg.batch_tokens
     for _ in range(cfg.epochs):
-        for level in levels[cfg.curriculum]:
+        for level in CURRICULA[cfg.curriculum]:
             part = [tree for sample, tree in zip(samples, trees) if level in (None, sample.level)]
             rng.shuffle(part)
             for tree in part:
@@ -564,15 +556,18 @@ def step_or_stop(optimizer, loss, step, max_norm=1.0):
     optimizer.step()
 
 
-def load_training_set(cfg, tokenizer, model):
-    """Samples for training: the file's, or the simulated world's; those that do not fit the context are left out."""
+def load_training_set(cfg, tokenizer, model, room=0):
+    """Samples for training: the file's, or the simulated world's; those that do not fit the context are left out.
+
+    room: tokens of the context that are to stay free behind each, for responses to be sampled.
+    """
     if cfg.data:
         samples, skipped = synth.read_samples(cfg.data, cfg.skip_bad)
         if skipped:
             print(f"{cfg.data}: {skipped} records left out")
     else:
         samples = synth.make_samples(cfg.n, "train", cfg.seed)
-    limit = context_length(model, cfg.max_tokens)
+    limit = context_length(model, cfg.max_tokens, room)
     samples, too_long = split_too_long(tokenizer, samples, limit)
     if too_long:
         print(f"{too_long} samples left out: longer than {limit} tokens")
@@ -582,10 +577,11 @@ def load_training_set(cfg, tokenizer, model):
 
 
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if "--from_scratch" in argv:
+        from base.train import BaseConfig, train_base    # built on this file
+        return train_base(*HfArgumentParser(BaseConfig).parse_args_into_dataclasses(argv))
     cfg, = HfArgumentParser(SFTConfig).parse_args_into_dataclasses(argv)
-    if cfg.from_scratch:
-        from base.train import train_base    # built on this file
-        return train_base(cfg)
     model, tokenizer = load_model(cfg.model, cfg.device)
     samples = load_training_set(cfg, tokenizer, model)
     torch.manual_seed(cfg.seed)

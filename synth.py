@@ -17,6 +17,7 @@ import functools
 import inspect
 import json
 import math
+import os
 import random
 import re
 import sys
@@ -1258,7 +1259,7 @@ POOLS = {kind: {split: values.split("|") for split, values in pool.items()} for 
 
 @dataclass
 class Phrasing:
-    """The words around values: one for the base, one for each split; no frame is in two of them."""
+    """The words around values: one for each split, and no frame is in two of them; the base's documents draw their own."""
     frames: list                  # "{intent} {cues}." for one wish
     joiners: list                 # between two wishes
     cues: list                    # how a value is placed when not by the tool's own cue: {name}, {v}
@@ -1400,8 +1401,14 @@ def tool_style(tokenizer):
 
 def chat_text(tokenizer, messages):
     """Messages through the chat template, up to where the assistant's answer begins."""
-    return tokenizer.apply_chat_template(messages, chat_template=tokenizer.chat_template or DEFAULT_TEMPLATE,
-                                         add_generation_prompt=True, tokenize=False)
+    try:
+        return tokenizer.apply_chat_template(messages, chat_template=tokenizer.chat_template or DEFAULT_TEMPLATE,
+                                             add_generation_prompt=True, tokenize=False)
+    except Exception as error:      # a template may raise what it likes; some take no system message
+        if [m["role"] for m in messages[:2]] == ["system", "user"]:
+            first = {"role": "user", "content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
+            return chat_text(tokenizer, [first, *messages[2:]])
+        raise DataError(f"the model's chat template does not take the roles {', '.join(m['role'] for m in messages)} ({error})") from None
 
 
 def end_of_turn(tokenizer):
@@ -1537,8 +1544,10 @@ def world_string(rng, world, setup, split, domain, makers, kind):
     if not kind.startswith("id("):
         return rng.choice(POOLS[kind][split])
     key = kind[3:-1] + "_id"
-    maker = TOOLS[rng.choice([name for name, made in makers.items() if made == key and TOOLS[name].domain == domain
-                              and TOOLS[name].split == split] or [KeyError(key)])]
+    known = [name for name, made in makers.items() if made == key and (TOOLS[name].domain, TOOLS[name].split) == (domain, split)]
+    if not known:
+        raise KeyError(key)
+    maker = TOOLS[rng.choice(known)]
     inner = functools.partial(world_string, rng, world, setup, split, domain, makers)
     call = Call(maker.name, {p.name: draw(rng, p, "literal", inner, DAYS[0])[0] for p in maker.params})
     setup.append(format_calls([call]))
@@ -1668,18 +1677,38 @@ def normalize_tool(tool):
             "parameters": {"type": "dict", "properties": properties, "required": parameters.get("required") or []}}
 
 
+def normalize_tools(tools):
+    """Of two tools of one name, as published data has them now and then, the first."""
+    tools = [normalize_tool(tool) for tool in tools]
+    return [tool for i, tool in enumerate(tools) if tool["name"] not in (other["name"] for other in tools[:i])]
+
+
 def plain_type(schema):
-    """A property's schema with one type: of several, as JSON schema allows, the first that is not null."""
-    if not isinstance(schema.get("type", "any"), str):
-        kinds = [kind for kind in schema["type"] if kind != "null"] if isinstance(schema["type"], list) else []
-        schema = {**schema, "type": kinds[0] if kinds and isinstance(kinds[0], str) else "any"}
+    """A property's schema with one type, in BFCL's names: of several, as JSON schema allows, the first that is not null.
+    So are the schemas within it: an array's items, an object's properties."""
+    kind = schema.get("type", "any")
+    if not isinstance(kind, str):
+        kinds = [k for k in kind if k != "null"] if isinstance(kind, list) else []
+        kind = kinds[0] if kinds and isinstance(kinds[0], str) else "any"
+    schema = {**schema, "type": {"number": "float", "object": "dict"}.get(kind, kind)} if "type" in schema else dict(schema)
+    if "items" in schema:
+        schema["items"] = plain_type(schema["items"]) if isinstance(schema["items"], dict) else {}
+    if isinstance(schema.get("properties"), dict):
+        schema["properties"] = {key: plain_type(p) for key, p in schema["properties"].items() if isinstance(p, dict)}
     return schema
 
 
 def check_sample(sample):
-    """Raises ValueError if the sample has no tools, a broken message, or a target that its tools do not allow."""
+    """Raises ValueError if the sample has no tools, a broken message or field, or a target that its tools do not allow."""
     if not sample.tools:
         raise ValueError("a sample without tools")
+    if sample.level not in ("", "easy", "medium", "hard"):
+        raise ValueError(f"level is easy, medium or hard, or left out (got {sample.level!r})")
+    if sample.today:
+        try:
+            day.fromisoformat(sample.today)
+        except (TypeError, ValueError):
+            raise ValueError(f"today is a date such as 2026-03-14, or left out (got {sample.today!r})") from None
     for m in sample.messages:
         if not isinstance(m, dict) or not isinstance(m.get("role"), str) or not isinstance(m.get("content"), str):
             raise ValueError("a message has to be an object with a role and a content, both text")
@@ -1709,7 +1738,7 @@ def from_record(record, name):
         if not start:
             raise ValueError("no list of tools in the system text")
         tools, _ = json.JSONDecoder().raw_decode(system[start.start():])
-        tools = [normalize_tool(t) for t in tools]
+        tools = normalize_tools(tools)
         roles = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "tool": "tool",
                  "observation": "tool", "function": "tool"}
         messages, samples = [], []
@@ -1724,7 +1753,7 @@ def from_record(record, name):
             raise ValueError("no answer of the assistant")
     elif {"tools", "messages", "target"} <= set(record):
         known = {k: record[k] for k in Sample.__dataclass_fields__ if k in record}
-        samples = [Sample(**{"id": name, **known, "tools": [normalize_tool(t) for t in record["tools"]]})]
+        samples = [Sample(**{"id": name, **known, "tools": normalize_tools(record["tools"])})]
     else:
         raise ValueError("neither our layout (tools, messages, target) nor ToolACE's (system, conversations)")
     for sample in samples:
@@ -1790,13 +1819,17 @@ def main(argv=None):
     from transformers import HfArgumentParser    # the only import of it: reading and making samples need none
     cfg, = HfArgumentParser(SynthConfig).parse_args_into_dataclasses(argv)
     if cfg.split == "base":
-        from base.documents import base_document    # made of what this file defines
+        from base.documents import training_document    # made of what this file defines
+        if cfg.out:
+            sys.exit("synth.py: --split base has no samples to write to --out: it shows documents")
         for i in range(cfg.show):
-            for text, parent, learned in base_document(random.Random(f"{cfg.seed}-{i}")):
+            for text, parent, learned in training_document(random.Random(f"{cfg.seed}-{i}")):
                 print(f"{'learn' if learned else '     '} {parent:3d}  {text}")
         return
     if cfg.split not in PHRASINGS or cfg.n < 1:
         sys.exit(f"synth.py: --split is train, val, test or base, and --n at least 1 (got {cfg.split}, {cfg.n})")
+    if cfg.out and not os.path.isdir(os.path.dirname(cfg.out) or "."):
+        sys.exit(f"synth.py: --out {cfg.out}: there is no folder {os.path.dirname(cfg.out)}")
     samples = make_samples(max(cfg.n if cfg.out else 0, cfg.show), cfg.split, cfg.seed)
     for sample in samples[:cfg.show]:
         print(f"--- {sample.id}  {sample.level}  {sample.scenario}  {' '.join(sample.forms)}")

@@ -4,8 +4,8 @@
 
 A document is a toolset and many short conversations about it, a tree of text whose responses are learned: calls, words
 where no tool fits or a value is missing, and grades of answers, right and wrong ones. Its tools are drawn word by word,
-or taken from tools.txt, which people might have written; none is the simulated world's, and no wording of its splits
-occurs in here. So the model learns to read a schema, to copy, to work values out, and nothing of the world.
+or taken from tools.txt, which people might have written; none is the simulated world's. No frame and no text of its
+splits occurs in here, and no wording of the held-out ones. So the model learns to read a schema, to copy, to work values out, and no tool of the world.
 """
 
 import functools
@@ -29,6 +29,7 @@ stop|end|finish;share|split|divide;read|look up;answer|reply;track|follow;note|r
 tell|report;add|put in;pay|settle;return|send back|give back;play|put on;join|enter;close|shut;fix|repair;pick|choose|select;
 help|assist;test|try;review|go over;print|put on paper;measure|size up;warn|alert;invite|ask over""".replace("\n", "").split(";")]
 
+CHOOSING, WORKING = 0.25, 0.12    # shares of documents in which only the tool, or only the values are hard
 STRINGS = ("city person street company product title text food device room team word language country").split()
 
 
@@ -184,12 +185,21 @@ BASE_TEXTS = """(the|my|our|your|this|that) {w} (is|was|will be|looks|seems) (la
 (please|do not|remember to|can you|could we) (bring|take|call|wait|check|forget|buy|close|read) (the|my|your|some) {w}(|, please|, okay|)
 (happy|good|nice|lovely|great) {w}(|, everyone|, my friend|, see you|, {w})
 (a|one|two|my|new) {w}, (very|really|too|quite|not) {w}
-(what|where|when|who|how) (is|are|was) (the|my|your) {w}""".split("\n")
+(what|where|when|who|how) (is|are|was) (the|my|your) {w}
+(to|for|with|without|like|as|from|about|under) (the |a |my |)({w}|{w} {w})
+(he|she|it|who|nobody|somebody|everyone) {w} (|at |in |by |with |near )(the |my |){w}
+{w} (once|twice|again|slowly|first|last|daily), {w} (once|twice|later|never|now|too)
+(not|very|quite|almost|all|half|more|less) {w} (at|in|by|after|than|for) (the |){w}
+(some|a kind of|a piece of|a pair of|the end of|the side of|no more) {w}(| {w})
+{w} (at|in|on|before|after|for|without|under|over) (|the |my |a ){w}""".split("\n")
 BASE_TITLES = """(The|A|My|Our|One|Two|No|) {W} {W}
 {W} (of|on|in|for|and|by|without|to|at|from|or|under) (the |a |)({W}|{W} {W})
 (The |){W} (of|and|in) (the |){W}
 (How|Where|When|Why) (to|We|You|They) {W}(| {W})
 {W}, {W} and {W}""".split("\n")
+BASE_TWINS = """start end|from to|first last|old new|min max|earliest latest|lower upper|source target|begin finish|outer inner|
+before after|top bottom|left right|own other|original final|current next|previous current|low high|opening closing|departure
+return|home away|initial final|main spare|sender recipient""".replace("\n", " ").split("|")     # two values of one kind
 BASE_BOOLS = ["with {n}/without {n}", "{n} on/{n} off", "include {n}/skip {n}", "do {n}/do not {n}", "{n} yes/{n} no",
               "enable {n}/disable {n}"]
 BASE_WRITTEN = 0.7     # share of documents with written tools (base/tools.txt); the others' are drawn word by word
@@ -323,6 +333,20 @@ def base_param(rng, taken, hard=1.0, near=()):
     return with_default(rng, Param(name, kind, " ".join(description.split()), cue, required=rng.random() < 0.65), hard)
 
 
+def twin_params(rng, near=()):
+    """Two required parameters of one kind, "from" and "to" of something: which value belongs to which only their names tell."""
+    pair, noun = rng.choice(BASE_TWINS).split(), near_word(rng, near)
+    kind = rng.choices(["date", "time", "int", "float", "unit", "code", rng.choice(STRINGS)], [5, 3, 2, 1, 1, 1, 4])[0]
+    kind = rng.choice(list(UNITS)) if kind == "unit" else kind
+    name = rng.choice(["{}", "{}", "{}_" + noun, "{}_" + noun, noun + "_{}", "{}_" + kind.replace("code", "id")])
+    style, what = rng.random(), rng.choice([f" {noun}", f" {kind}", ""])
+    params = []
+    for word, preposition in zip(pair, rng.choice(["from to", "from until", "after before", "with for", "of by"]).split()):
+        cue = None if style < 0.4 else f"{preposition} the {word}{what} ~" if style < 0.7 else f"{word}{what} ~"
+        params.append(Param(name.format(word), kind, rng.choice([f"{word}{what}", f"{word} {noun}", ""]), cue))
+    return params
+
+
 def with_default(rng, param, hard):
     """The parameter; if it is optional, mostly with a default."""
     if not param.required and rng.random() < 0.7:
@@ -368,6 +392,9 @@ def base_tools(rng, n, hard=1.0):
             names, common = [p.name for p in params], [p for t in tools for p in t.params]
             shared = rng.choice(common) if common and rng.random() < 0.4 else None
             params.append(shared if shared and shared.name not in names else base_param(rng, names, hard, words))
+        if params and rng.random() < 0.12:
+            names = [p.name for p in params]
+            params += [p for p in twin_params(rng, words) if p.name not in names]
         params.sort(key=lambda p: not p.required)
         extra, a, b = [base_word(rng) for _ in range(rng.randint(0, 3))], base_word(rng), base_word(rng)
         twin = verb, noun
@@ -758,6 +785,8 @@ def working_document(rng):
             p = base_param(rng, [p.name for p in params], 0.2)
             if len(forms_of(p.kind)) > 1 or rng.random() < 0.1:
                 params.append(replace(p, required=True, default=None) if rng.random() < 0.5 else p)
+        if rng.random() < 0.2:
+            params = twin_params(rng)
         tools.append(replace(tool, params=sorted(params, key=lambda p: not p.required), returns=""))
     segments = [(turn("system", system_text([tool.schema() for tool in tools], today)), -1, False)]
     strings = lambda kind: base_string(rng, 0.2, kind)
@@ -768,3 +797,11 @@ def working_document(rng):
         segments.append((turn("user", say(rng, wish, phrasing)) + OPEN, 0, False))
         segments.append((format_calls([Call(wish.tool.name, wish.args)]) + END, len(segments) - 1, True))
     return segments
+
+
+def training_document(rng, hardest=1.0):
+    """Any of the three kinds of documents, in the shares in which the base is trained on them."""
+    kind = rng.random()
+    if kind < CHOOSING:
+        return choosing_document(rng)
+    return working_document(rng) if kind < CHOOSING + WORKING * hardest else base_document(rng, hardest)

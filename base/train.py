@@ -1,6 +1,6 @@
 """The embedded base, from scratch: its tokenizer, its start, its optimizer, and how its heads are told where to look.
 
-    python sft.py --from_scratch --out base2      # this file's train_base, with the settings of sft.SFTConfig
+    python sft.py --from_scratch --out base2      # train_base, with the settings of BaseConfig
 
 docs/base.md says what each of these parts is for, and what else was tried.
 """
@@ -12,6 +12,7 @@ import random
 import string
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,6 @@ CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 BASE_TOKENS, BASE_PIECES = 3072, 1500     # tokens an update; pieces of words in the vocabulary
 BASE_EASY = 10_000                        # documents over which they grow harder, and after which they are longer
-BASE_CHOOSING, BASE_WORKING = 0.25, 0.12  # shares of documents in which only the tool, or only the values are hard
 BASE_LOOKING = 0.3                        # weight of where heads look
 UPPER = "\u21e7"     # stands before a letter that was a capital
 
@@ -296,9 +296,7 @@ def base_trees(tokenizer, seed, start=0):
     marks = token_marks(tokenizer)
     for i in itertools.count(start):
         rng = random.Random(f"{seed}-{i}")
-        kind, hardest = rng.random(), 1 if seed == "val" else min(1, i / BASE_EASY)
-        document = documents.choosing_document(rng) if kind < BASE_CHOOSING else \
-            documents.working_document(rng) if kind < BASE_CHOOSING + BASE_WORKING * hardest else documents.base_document(rng, hardest)
+        document = documents.training_document(rng, 1 if seed == "val" else min(1, i / BASE_EASY))
         encoded = tokenizer([text for text, _, _ in document], add_special_tokens=False)["input_ids"]
         tree, number, total = [], {-1: -1}, 0
         for k, (ids, (_, parent, learned)) in enumerate(zip(encoded, document)):
@@ -335,11 +333,23 @@ def base_accuracy(model, batches):
     return right / total
 
 
+@dataclass
+class BaseConfig:
+    from_scratch: bool = True        # these are sft.py's settings with --from_scratch
+    out: str = "out/base"            # folder for the checkpoint, and for the state while it is trained
+    base_tokens: float = 50e6        # tokens to train on
+    base_start: str = ""             # checkpoint of the same shape to begin with; none: nothing learned yet
+    base_rate: float = 1.0           # share of the learning rates: a quarter is enough to go on from a checkpoint
+    base_seed: int = 0               # of the weights and the documents
+    device: str = "auto"             # auto, cpu, cuda, mps
+
+
 def train_base(cfg):
     """The embedded model: a Qwen2 of 5 million parameters that learns to read schemas, on tools that are none of the world's.
 
     Muon for the matrices, AdamW for embeddings and norms; learning rates fall linearly to zero. State is saved every few
-    minutes; the same command goes on from there. Raises ModelError for a `base_start` of another shape.
+    minutes; the same command goes on from there, with the next 96 documents: not to the bit as without a stop. Raises
+    ModelError for a `base_start` of another shape.
     """
     out, device = Path(cfg.out), pick_device(cfg.device)
     state_file, tokens_seen, step = out / "state.safetensors", 0, 0
@@ -409,7 +419,7 @@ def train_base(cfg):
         total = loss + BASE_LOOKING * sum(looks)
         total.backward()
         if not math.isfinite(total.item()):
-            raise TrainingError(f"the loss is {total.item()} at step {step}; {state_file} holds the last good state")
+            raise TrainingError(f"the loss is {total.item()} at step {step}" + f"; {state_file} holds the last good state" * state_file.exists())
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         muon.step()
         adamw.step()

@@ -38,7 +38,7 @@ from docs.tables import KINDS, best_try, cost, draw
 from dpo import DPOConfig, micro_batches, paired_tree
 from eval import BFCL_CATEGORIES, answer, bfcl_sample, evaluate, judge, load_bfcl, response_text, score_bfcl, stop_token
 from mcts import Node, SearchConfig, cut_steps, preference_pairs, read_trees, search
-from sft import (TOKENS, add_lora, context_length, learned_logps, load_lora, load_model, merge_lora, run, sample_tree, save_lora,
+from sft import (TOKENS, add_lora, context_length, fingerprint, learned_logps, load_lora, load_model, merge_lora, run, sample_tree, save_lora,
                  segment_sum, tree_tokens, unmerge_lora, warm_up)
 
 
@@ -57,21 +57,22 @@ class Settings:
     bfcl_cases: int = 0              # experiment 8: of each category; 0: all
 
 
-# The same number for each method; the first stands where none has been tried. {}: loop.py's own. A method's tries start from
-# the warm-up's best and the loop's, which are found first.
+# The same number for each method, each saying all that it tries, since a method starts from the warm-up's best and the loop's,
+# which are found first. The first stands where none has been tried; {}: loop.py's own.
+PREFERENCE = [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.3), (5e-4, 0.3), (1e-4, 0.3), (2e-4, 0.1))]
 TRIES = {
     "warm-up": [{}, {"lr": 2e-4}, {"lr": 1e-3}, {"lr": 2e-3}],
-    "loop": [{}, {"pref_lr": 5e-4}, {"pref_lr": 1e-4}, {"beta": 0.1}],
+    "loop": PREFERENCE,
     "same data": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
     "picked targets": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
     "fresh data": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
     "RFT": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
-    "whole responses": [{}, {"pref_lr": 5e-4}, {"pref_lr": 1e-4}, {"beta": 0.1}],
-    "steps, no tree": [{}, {"pref_lr": 5e-4}, {"pref_lr": 1e-4}, {"beta": 0.1}],
-    "SimPO": [{"beta": 2.5, "margin": 0.5}, {"beta": 2.5, "margin": 0.5, "pref_lr": 5e-4},
-              {"beta": 2.5, "margin": 0.5, "pref_lr": 1e-4}, {"beta": 10, "margin": 5}],
-    "IPO": [{"beta": 0.1}, {"beta": 0.1, "pref_lr": 5e-4}, {"beta": 0.1, "pref_lr": 1e-4}, {"beta": 0.3}],
-    "ORPO": [{"beta": 0.1}, {"beta": 0.1, "pref_lr": 5e-4}, {"beta": 0.1, "pref_lr": 1e-4}, {"beta": 0.5}],
+    "whole responses": PREFERENCE,
+    "steps, no tree": PREFERENCE,
+    "SimPO": [{"pref_lr": lr, "beta": beta, "margin": margin}
+              for lr, beta, margin in ((2e-4, 2.5, 0.5), (5e-4, 2.5, 0.5), (1e-4, 2.5, 0.5), (2e-4, 10, 5))],
+    "IPO": [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.1), (5e-4, 0.1), (1e-4, 0.1), (2e-4, 0.3))],
+    "ORPO": [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.1), (5e-4, 0.1), (1e-4, 0.1), (2e-4, 0.5))],
 }
 
 
@@ -93,6 +94,10 @@ class Arm:
     change: dict = field(default_factory=dict)     # what differs from the loop's settings
 
 
+def loop_settings(flags):
+    return HfArgumentParser((loop.LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(flags)
+
+
 @dataclass
 class Run:
     settings: Settings
@@ -103,7 +108,7 @@ class Run:
 
     @property
     def configs(self):
-        return HfArgumentParser((loop.LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(self.flags)
+        return loop_settings(self.flags)
 
     def load(self, adapter=""):
         """(model, tokenizer): the base, or the policy that `adapter` makes of it."""
@@ -135,7 +140,7 @@ def tuned(lines, method):
     return TRIES.get(method, [{}])[best_try(lines, method)]
 
 
-def perform(arm, seed, number, settings, flags, lines):
+def perform(arm, seed, number, settings, flags, lines, weights=""):
     """Run an arm with a seed, and the `number`-th try of its settings (None: the best), unless its line is there."""
     path, split = Path(settings.results, "results.jsonl"), "test" if number is None else "val"
     tried = tuned(lines, arm.name) if number is None else TRIES[arm.name][number]
@@ -160,7 +165,7 @@ def perform(arm, seed, number, settings, flags, lines):
     started, before = time.time(), Counter(TOKENS)
     models, extra = arm.go(one)
     line = {"arm": arm.name, "experiments": arm.experiments, "seed": seed, "try": number, "tried": tried, "settings": differ,
-            "flags": flags, "models": [], "correct": {}}
+            "flags": flags, "weights": weights, "models": [], "correct": {}}
     for name, folder in models.items():
         line["models"].append({**json.loads((folder / "scores.json").read_text(encoding="utf-8")), "model": name})
         records = [json.loads(text) for text in (folder / "responses.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -590,15 +595,19 @@ def main(argv=None):
     if "8" in wanted and importlib.util.find_spec("bfcl_eval") is None:
         print("experiment 8 is left out: pip install --no-deps bfcl-eval==2026.3.23")
         wanted -= {"8"}
+    weights = "" if settings.draw else fingerprint(load_model(loop_settings(flags)[0].model, "cpu")[0])
+    if not settings.draw and any(line["weights"] != weights for line in lines):
+        raise ValueError(f"{settings.results}/results.jsonl has runs of other weights than those of {loop_settings(flags)[0].model}: "
+                         "begin anew with another --results and --out")
     if settings.tune and not settings.draw:
         named = {"warm-up": Arm("warm-up", "", plain), **{arm.name: arm for arm in arms}}
         for method, tries in TRIES.items():
             for number in range(len(tries)):
-                perform(named[method], settings.tune_seed, number, settings, flags, lines)
+                perform(named[method], settings.tune_seed, number, settings, flags, lines, weights)
     for seed in map(int, settings.seeds.split(",") if not (settings.tune or settings.draw) else ()):
         for arm in arms:
             if wanted & set(arm.experiments.split()):
-                perform(arm, seed, None, settings, flags, lines)
+                perform(arm, seed, None, settings, flags, lines, weights)
     draw(lines, Path(settings.results), settings.quick)
 
 

@@ -312,8 +312,10 @@ def draw(lines, folder, quick=False):
         if not behind:
             continue
         options = ["--quick"] if quick else behind[0]["flags"]
-        only = {"reached": [], "tune": ["--tune"], "carry": ["--only", "4"]}.get(name, ["--only", name])
-        command = " ".join(["python -m docs.experiments", *only, *options])
+        shown = [n for n in SECTIONS if n.isdigit() and of(lines, SECTIONS[n][1])]
+        only = {"reached": ["--only", ",".join(shown)], "tune": ["--tune"], "carry": ["--only", "4"]}.get(name, ["--only", name])
+        seeds = [] if quick or name == "tune" else ["--seeds", ",".join(str(seed) for seed in sorted({line["seed"] for line in behind}))]
+        command = " ".join(["python -m docs.experiments", *only, *seeds, *options])
         block = f"<!-- begin {name} -->\n`{command}`\n\n{make(lines, folder)}\n<!-- end {name} -->"
         marks = re.compile(rf"<!-- begin {name} -->.*?<!-- end {name} -->", re.DOTALL)
         text = marks.sub(lambda _: block, text) if marks.search(text) else f"{text}\n## {title}\n\n{block}\n"

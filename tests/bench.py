@@ -65,7 +65,7 @@ class BenchConfig:
     repeats: int = 3                 # turns that count
     warmup: int = 1                  # turns before that do not
     trees: int = 64                  # search: trees of ours; preference: trees that are searched for pairs
-    baseline_trees: int = 4          # search: trees of the baseline, spread over the same samples
+    baseline_trees: int = 16         # search: trees of the baseline, spread over the same samples
     max_new: int = 0                 # search: tokens a response may have, 0 for the default
     n: int = 256                     # sft and decode: samples
     batch: int = 64                  # decode: rows

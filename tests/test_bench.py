@@ -132,16 +132,32 @@ def test_every_side_of_ours_and_the_slow_search_run(saved, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_trls_trainers_do_the_same_work(saved, tmp_path):
-    pytest.importorskip("trl", reason="trl is the baseline: pip install -r requirements-dev.txt")
+def test_trls_trainers_do_the_same_work(saved, tmp_path, monkeypatch):
+    """By what their losses are given: the tokens that they learn, and those that they only read."""
+    trl = pytest.importorskip("trl", reason="trl is the baseline: pip install -r requirements-dev.txt")
+    learned, read = [], []
+
+    def watch(trainer, mask):
+        original = trainer.compute_loss
+
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            learned.append(int(mask(inputs).sum()))
+            read.append(int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else inputs["input_ids"].numel())
+            return original(self, model, inputs, *args, **kwargs)
+        monkeypatch.setattr(trainer, "compute_loss", compute_loss)
+    watch(trl.SFTTrainer, lambda inputs: inputs["labels"] != -100)
+    watch(trl.DPOTrainer, lambda inputs: inputs["completion_mask"])
     cfg, path = config(saved), str(tmp_path / "trees.jsonl")
     run("search_pairs", cfg, path=path)
     ours, theirs = run("preference_ours", cfg, path=path), run("preference_baseline", cfg, batch=4, path=path)
     assert ours["units"] == theirs["units"] and theirs["tokens"]["trained"] >= ours["tokens"]["trained"]
+    assert sum(learned) == theirs["head"] > 0 and sum(read) == theirs["tokens"]["trained"]
     ours = run("sft_ours", cfg)
     for packing in (True, False):
+        learned.clear(), read.clear()
         theirs = run("sft_baseline", cfg, batch=4, packing=packing)
         assert ours["units"] == theirs["units"] and theirs["tokens"]["trained"] == ours["tokens"]["trained"]
+        assert sum(learned) == ours["units"] and sum(read) == ours["tokens"]["trained"]
 
 
 def test_the_command_prints_a_table_and_writes_what_it_measured(saved, tmp_path, capsys):

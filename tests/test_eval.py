@@ -210,6 +210,8 @@ TEXT = due(synth.NO_TOOL)
     (TEXT, "I cannot.", None),  # any text is right where no call is
     (TEXT, "", "unparseable"),
     (TEXT, "[stop()]", "call where none was due"),
+    (TEXT, "Sure: stop()", "call where none was due"),
+    (TEXT, "Stop (or not).", None),
     (TEXT, "[stop(", "unparseable"),
 ])
 def test_judge(sample, response, error):
@@ -354,6 +356,10 @@ def test_mistakes_in_the_command_say_what_to_do(heldout, tmp_path):
             (["--data", str(heldout)], "give either --model or --answers"),
             (["--answers", path, "--model", "base"], "give either --model or --answers"),
             (["--answers", path, "--bench", "apibank"], "--bench is heldout, bfcl or base"),
+            (["--answers", path, "--n", "0"], "--n and --max_new are at least 1"),
+            (["--answers", path, "--split", "dev"], "--split is test or val"),
+            (["--answers", path, "--out", str(tmp_path / "none" / "x")], "there is no folder"),
+            (["--model", "base", "--device", "gpu"], "--device gpu: "),
             (["--answers", path, "--bench", "bfcl", "--categories", "java"], "no BFCL category 'java'"),
             (["--answers", path, "--data", str(tmp_path / "none")], "none: cannot be read")):
         with pytest.raises(ValueError, match=message) as caught:
@@ -369,6 +375,11 @@ def test_a_checkpoint_is_scored(checkpoint, heldout, tmp_path, capsys):
     evaluation.main(["--model", str(checkpoint), "--data", str(heldout), "--max_new", "2040", "--device", "cpu"])
     out = capsys.readouterr().out
     assert "3 prompts are longer than 8 tokens: counted as wrong, not cut" in out and "0/3" in out
+    (tmp_path / "BFCL_v4_irrelevance.json").write_text(json.dumps(      # where no answer is due, none is not the right one
+        {"id": "irrelevance_0", "question": [[{"role": "user", "content": "hello"}]], "function": TOOLS}) + "\n")
+    evaluation.main(["--model", str(checkpoint), "--bench", "bfcl", "--categories", "irrelevance", "--data", str(tmp_path),
+                     "--max_new", "2040", "--device", "cpu"])
+    assert "0/1" in capsys.readouterr().out
 
 
 def test_the_base_is_scored_on_fresh_tools_with_wrong_answers_that_are_wrong(checkpoint, tmp_path, capsys):

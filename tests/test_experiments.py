@@ -12,7 +12,7 @@ import synth
 from conftest import tiny
 from docs import choosing, experiments, tables
 from docs.tables import cost
-from eval import judge
+from eval import judge, paired_interval
 from mcts import Node, SearchConfig, Tree, preference_pairs
 from sft import TOKENS
 
@@ -117,6 +117,9 @@ def test_a_finished_set_runs_nothing_and_other_settings_are_refused(everything, 
     assert (everything / "results.jsonl").read_bytes() == before
     with pytest.raises(ValueError, match="loop, seed 0, was run with"):
         experiments.main([*here(everything), "--only", "4", *flags, "--pick", "0.5"])
+    monkeypatch.setattr(experiments, "fingerprint", lambda model: "others")
+    with pytest.raises(ValueError, match="has runs of other weights"):
+        experiments.main([*here(everything), "--only", "4", *flags])
 
 
 def test_a_run_whose_warm_up_is_gone_says_so(everything, flags, tmp_path):
@@ -180,6 +183,9 @@ def test_every_method_has_as_many_tries():
     assert {len(tries) for tries in experiments.TRIES.values()} == {4}
     names = {arm.name for arm in experiments.all_arms(experiments.Settings())}
     assert experiments.TRIES.keys() - names == {"warm-up"}
+    for best in experiments.TRIES["loop"]:     # whatever the loop's best is, which the others start from
+        for method in experiments.TRIES.keys() - {"warm-up", "loop"}:
+            assert len({json.dumps({**best, **tried}, sort_keys=True) for tried in experiments.TRIES[method]}) == 4, (method, best)
     fourth = {arm.name for arm in experiments.all_arms(experiments.Settings()) if "4" in arm.experiments.split()}
     assert fourth - experiments.TRIES.keys() == {"what carries over"}      # makes no model
 
@@ -194,6 +200,33 @@ def test_the_interval_is_over_seeds_and_cases():
     _, low2, high2 = tables.difference(before, swapped)
     assert high2 - low2 > high - low
     assert tables.difference(before, before) == (0, 0, 0)
+    points, low, high = tables.difference({0: before[0]}, {0: after[0]})     # of one seed what is left is the cases
+    assert (low, high) == pytest.approx(paired_interval(before[0], after[0]), abs=0.7) and high - low > 4
+
+
+def hand_made(arm, experiments, seed, trained, correct):
+    """A line with known answers: strings of 0 and 1; the first half of the samples easy, the second hard."""
+    size = len(next(iter(correct.values())))
+    tokens = {"trained": trained, "decoded": 0, "scored": 0}
+    models = [{"model": name, "tokens": tokens} for name in correct]
+    return {"arm": arm, "experiments": experiments, "seed": seed, "try": None, "tokens": tokens, "cost": 3 * trained, "flags": [], "models": models,
+            "levels": "e" * (size // 2) + "h" * (size - size // 2), "correct": correct}
+
+
+def test_the_cells_of_a_table_are_the_lines_numbers(tmp_path):
+    lines = [line for seed in (0, 1) for line in (
+        hand_made("loop", "1 2 3 4", seed, 1_000_000, {"warm-up": "11000000", "round 1": "11101000"}),
+        hand_made("shuffled", "3", seed, 500_000, {"sft": "10000000"}),
+        hand_made("same data", "4", seed, 2_000_000, {"sft": "11110010" if seed else "11110000"}))]
+    cells = lambda text, first: next([cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines()
+                                     if row.startswith(f"| {first} |"))
+    row = cells(tables.arms_against(lines, tmp_path, number="3", reference=("loop", "warm-up")), "shuffled")
+    assert row[1:3] == ["1.500", "0.500"] and row[5:7] == ["12.5 ± 0.0", "0.0 ± 0.0"]
+    assert row[7].startswith("-12.5 [") and row[8] == "+0.0 [+0.0, +0.0]" and row[9] == "2"
+    text = tables.equal_compute(lines, tmp_path)
+    row = cells(text, "same data")
+    assert cells(text, "loop")[5:7] == ["50.0 ± 0.0", "25.0 ± 0.0"] and row[5:7] == ["56.2 ± 8.8", "12.5 ± 17.7"]
+    assert row[7].startswith("-6.2 [") and row[8].startswith("+12.5 [")      # the loop over it, not it over the loop
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """A whole miniature run: it goes through, says what happened, can be killed and taken up, and tells mistakes in a line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -114,13 +115,67 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(finished):
     checkpoint, out = finished
     with pytest.raises(ValueError, match=r"seed 0 -> 7"):
         loop.main(arguments(checkpoint, out, "--seed", "7"))
+    loop.main(arguments(checkpoint, out, "--pref_micro_tokens", "4096", "--max_tokens_in_flight", "8192"))     # how fast, not what
+
+
+def test_other_weights_under_the_same_name_are_refused(finished, tmp_path):
+    from conftest import tiny
+    checkpoint, out = finished
+    shutil.copytree(checkpoint, tmp_path / "model")
+    shutil.copytree(out, tmp_path / "run")
+    model = ["--model", str(tmp_path / "model")]
+    (tmp_path / "run" / "config.json").write_text((out / "config.json").read_text().replace(str(checkpoint), model[1]))
+    loop.main(arguments(checkpoint, tmp_path / "run", *model))
+    tiny("llama", sft.load_model(checkpoint, "cpu")[0].config.vocab_size, seed=1).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="weights [0-9a-f]+ -> [0-9a-f]+"):
+        loop.main(arguments(checkpoint, tmp_path / "run", *model))
 
 
 @pytest.mark.parametrize("flag, value", [("--iters", "0"), ("--n", "-3"), ("--k", "0"), ("--pick", "0"), ("--temperature", "0"),
-                                         ("--rank", "0"), ("--reach", "2"), ("--eval_split", "train")])
+                                         ("--rank", "0"), ("--reach", "2"), ("--eval_split", "train"), ("--loss", "simp"),
+                                         ("--outcome", "x"), ("--curriculum", "x")])
 def test_sizes_that_no_run_can_have(checkpoint, tmp_path, flag, value):
     with pytest.raises(ValueError, match=flag):
         loop.main(arguments(checkpoint, tmp_path / "run", flag, value))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_leaves_nothing_that_would_be_in_the_way(finished, tmp_path):
+    checkpoint, _ = finished
+    for mistake in (["--data", str(tmp_path / "typo.jsonl")], ["--targets", "("]):
+        with pytest.raises(ValueError):
+            loop.main(arguments(checkpoint, tmp_path / "run", *mistake))
+        assert not (tmp_path / "run" / "config.json").exists()
+    loop.check_settings(tmp_path / "run", (), "any")
+
+
+def test_answers_of_one_conversation_are_all_trained_on_or_all_held_out(finished, tmp_path):
+    """Else a held-out answer would stand in the prompt of a later one."""
+    checkpoint, _ = finished
+    talks = []
+    for sample in (s for s in synth.make_samples(60, "train", 3) if len(s.messages) == 1):
+        turns = [("user", sample.messages[0]["content"]), ("assistant", sample.target), ("user", "Once more."), ("assistant", sample.target)]
+        talks.append({"system": json.dumps(sample.tools), "conversations": [{"from": who, "value": text} for who, text in turns]})
+    (tmp_path / "talks.json").write_text(json.dumps(talks))
+    model, tokenizer = sft.load_model(checkpoint, "cpu")
+    cfg = loop.LoopConfig(data=str(tmp_path / "talks.json"), n_test=1000)
+    loop.make_data(cfg, model, tokenizer, tmp_path)
+    train, test = (synth.read_samples(tmp_path / f"{name}.jsonl")[0] for name in ("train", "test"))
+    first = lambda samples: {s.messages[0]["content"] for s in samples}
+    assert not first(train) & first(test) and len(train) + len(test) == 2 * len(talks)
+    assert 0.15 < len(test) / (len(train) + len(test)) <= 0.2
+
+
+def test_a_sample_leaves_room_for_a_response(finished, tmp_path):
+    checkpoint, _ = finished
+    model, tokenizer = sft.load_model(checkpoint, "cpu")
+    kept = {}
+    for room in (0, 1800):
+        folder = tmp_path / str(room)
+        folder.mkdir()
+        loop.make_data(loop.LoopConfig(n=30, n_test=30), model, tokenizer, folder, room)
+        kept[room] = [len(synth.prompt_ids(tokenizer, s)) for s in synth.read_samples(folder / "test.jsonl")[0]]
+    assert len(kept[1800]) < len(kept[0]) == 30 and max(kept[1800]) <= model.config.max_position_embeddings - 1800
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_model(finished, tmp_path, monkeypatch):

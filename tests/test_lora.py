@@ -10,7 +10,7 @@ from transformers import (AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Lla
                           Qwen2Config, Qwen2ForCausalLM)
 from transformers.pytorch_utils import Conv1D
 
-from sft import (LoRALinear, add_lora, disable_lora, fold_lora, load_lora, lora_layers, lora_parameters, lora_tensors,
+from sft import (LoRALinear, add_lora, fold_lora, load_lora, lora_layers, lora_parameters, lora_tensors,
                  merge_lora, reset_lora, save_lora, unmerge_lora)
 
 # No matrix but attention's output is square, so that a transposed one cannot pass unseen.
@@ -128,28 +128,12 @@ def test_merge_and_unmerge(model):
     merge_lora(model)
     merge_lora(model)  # twice is once
     torch.testing.assert_close(logits(model), adapted, atol=1e-5, rtol=0)
-    with disable_lora(model):
-        assert torch.equal(logits(model), plain)
-    assert all(layer.unmerged is not None for layer in lora_layers(model).values())  # merged again
-    torch.testing.assert_close(logits(model), adapted, atol=1e-5, rtol=0)
+    assert (adapted - plain).abs().max() > 1e-3
     unmerge_lora(model)
     unmerge_lora(model)
     assert torch.equal(logits(model), adapted)
     for name, layer in lora_layers(model).items():
         assert torch.equal(layer.base.weight, state[f"{name}.weight"])
-
-
-def test_disable_gives_the_base_and_comes_back_after_an_error(model):
-    plain = logits(model)
-    shake(add_lora(model, rank=4, alpha=8))
-    adapted = logits(model)
-    with pytest.raises(KeyError), disable_lora(model):
-        assert torch.equal(logits(model), plain)
-        with disable_lora(model):
-            pass
-        assert torch.equal(logits(model), plain)  # the inner one has not switched it on
-        raise KeyError
-    assert torch.equal(logits(model), adapted)
 
 
 def test_reset(model):

@@ -241,6 +241,19 @@ def test_trees_do_not_know_of_each_other(model, tokenizer, few, self_eval):
                 assert getattr(x, key) == pytest.approx(getattr(y, key), abs=1e-4)
 
 
+def test_an_end_of_turn_right_behind_a_step_is_a_child(qwen2, tokenizer, few):
+    """The step before is not cut anew: what is sampled last may be the right ending, or a wrong one."""
+    sample = next(s for s in few if s.calls)
+    *_, stop_id = ids = synth.target_ids(tokenizer, sample)
+    for path, outcome in ((ids[:-1], 1.0), (cut_steps(tokenizer, ids, stop_id)[0], -1.0)):
+        tree = Tree(sample, synth.prompt_ids(tokenizer, sample), [Node(-1, [], "")])
+        for step in cut_steps(tokenizer, path, stop_id):
+            tree.nodes.append(Node(len(tree.nodes) - 1, step, ""))
+        child, = mcts.expand(tree, len(tree.nodes) - 1, [([stop_id], [-0.5])], [], tokenizer, SearchConfig(depth=20, target_step=False), stop_id)
+        assert tree.nodes[child].ids == [stop_id] and tree.nodes[child].final
+        assert (tree.nodes[child].outcome == 1.0) == (outcome == 1.0) and len(tree.finished) == 1
+
+
 def test_the_targets_steps_are_candidates(qwen2, tokenizer, few):
     stop_id = stop_token(tokenizer)
     for tree in search(qwen2, tokenizer, few[:4], CFG, progress=False):

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 import synth
 from base.documents import base_document, choosing_document, working_document
+from eval import judge
 from synth import (BASE_ONLY, PHRASINGS, POOLS, SPLIT, TOOLS, Call, DataError, World, chat_text, check_sample,
                    end_of_turn, format_calls, grade_ids, level_of, make_samples, parse_calls, prompt_ids, read_samples,
                    system_message, target_ids, tool_style, turn, write_samples)
@@ -356,6 +357,9 @@ def test_files_without_samples_say_so_in_one_line(tmp_path, content, message):
 
 
 def test_the_command_refuses_settings_that_mean_nothing(tmp_path):
+    for arguments in (["--out", str(tmp_path / "none" / "x.jsonl")], ["--split", "base", "--out", str(tmp_path / "x.jsonl")]):
+        with pytest.raises(SystemExit, match="--out"):
+            synth.main(arguments)
     for arguments in (["--split", "tests"], ["--n", "0"]):
         with pytest.raises(SystemExit, match="--split is train, val, test or base"):
             synth.main([*arguments, "--out", str(tmp_path / "x")])
@@ -450,3 +454,39 @@ def test_a_property_of_several_types_gets_one(given, taken):
     tool = synth.normalize_tool({"name": "f", "parameters": {"x": {"type": given, "description": "d"}}})
     assert tool["parameters"]["properties"]["x"]["type"] == taken
     assert synth.signature(tool).startswith("f(x: ")
+
+
+def test_openais_types_become_bfcls_within_arrays_and_objects_too():
+    """So 5 is a right 5.0, and an object's strings are compared as BFCL compares them."""
+    schema = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": ["x"], "properties": {
+        "x": {"type": "number"}, "o": {"type": "object", "properties": {"c": {"type": ["null", "string"]}}},
+        "l": {"type": "array", "items": {"type": ["string", "null"]}}, "n": {"type": "array", "items": None}}}}}
+    [sample] = synth.from_record({"tools": [schema], "messages": [{"role": "user", "content": "?"}],
+                                  "target": '[f(x=5, o={"c": "New York"}, l=["a"], n=[1])]'}, "0")
+    properties = sample.tools[0]["parameters"]["properties"]
+    assert [p["type"] for p in properties.values()] == ["float", "dict", "array", "array"]
+    assert properties["l"]["items"]["type"] == properties["o"]["properties"]["c"]["type"] == "string"
+    assert synth.signature(sample.tools[0]).startswith("f(x: float, o: {c}?, l: list[str]?, n: list[any]?)")
+    for response in (sample.target, '[f(x=5.0, o={"c": "new york"}, l=["A"], n=[1])]'):
+        assert judge(sample, response) is None
+    assert judge(sample, '[f(x=6, o={"c": "New York"}, l=["a"], n=[1])]') == "wrong value"
+    other = {"name": "f", "parameters": {"y": {"type": "string"}}}
+    assert synth.normalize_tools([schema, other]) == sample.tools       # of two tools of one name the first
+
+@pytest.mark.parametrize("fields, message", [({"level": "Easy"}, "level is easy, medium or hard"), ({"today": "2026-05"}, "today is a date"),
+                                             ({"today": 2026}, "today is a date")])
+def test_a_field_that_means_nothing_is_told_with_its_line(tmp_path, fields, message):
+    record = asdict(synth.make_samples(1, "train", 0)[0]) | fields
+    (tmp_path / "samples.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(synth.DataError, match=f"line 1.*{message}"):
+        synth.read_samples(tmp_path / "samples.jsonl")
+
+
+def test_a_template_without_a_system_role_gets_the_tools_with_the_first_message(chatml, drawn):
+    sample, plain = drawn["train"][0], copy.deepcopy(chatml)
+    plain.chat_template = "{% for m in messages if m.role not in ['user', 'assistant'] %}{{ raise_exception('no ' + m.role) }}{% endfor %}" \
+        + chatml.chat_template
+    text = plain.decode(prompt_ids(plain, sample))
+    assert text.startswith("<|im_start|>user\nYou are an expert") and sample.messages[0]["content"] in text and "system" not in text[:30]
+    with pytest.raises(DataError, match="chat template does not take the roles user, tool .*no tool"):
+        chat_text(plain, [{"role": "user", "content": "?"}, {"role": "tool", "content": "!"}])
