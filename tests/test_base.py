@@ -228,14 +228,14 @@ def test_heads_learn_where_to_look(question):
     read, shares = train.keep_read(model), []
     chosen = [model.model.layers[n].self_attn for n in train.CHOOSING]
     optimizer = torch.optim.AdamW([p for a in chosen for part in (a.q_proj, a.k_proj) for p in part.parameters()], lr=3e-3)
-    for _, batch, links in itertools.islice(train.base_batches(tokenizer, "look", 9990), 40):
+    for _, batch, links in itertools.islice(train.base_batches(tokenizer, "look", 9990), 60):
         learned_logps(model, batch)
         looks = [train.log_attention(*read[train.CHOOSING[head % 3]], batch.mask, *part) for head, part in enumerate(links)]
         optimizer.zero_grad()
         (-sum(look.mean() for look in looks)).backward()
         optimizer.step()
         shares.append([look.exp().mean().item() for look in looks])
-    first, last = torch.tensor(shares[:2]).mean(0), torch.tensor(shares[-2:]).mean(0)
+    first, last = torch.tensor(shares[:2]).mean(0), torch.tensor(shares[-10:]).mean(0)     # few documents a batch: shares vary
     assert (last > 2 * first).all() and last.mean() > first.mean() + 0.3, (first, last)
 
 
