@@ -25,7 +25,6 @@ from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from base.documents import base_samples
 from sft import (additive, autocast, context_length, count_tokens, fitting, lay_out, like_lengths, load_model, run, tree_tokens,
                  within_memory)
 from synth import Call
@@ -626,7 +625,10 @@ def graded_outcome(sample, response):
     return 2 * score_fraction(calls, sample.calls, sample.tools) - 1
 
 
-def answer(model, tokenizer, samples, max_new=200, temperature=0.0, seed=0, copies=1, max_tokens=65536, progress=False):
+MAX_NEW = 200     # tokens that a response may have when a model is scored
+
+
+def answer(model, tokenizer, samples, max_new=MAX_NEW, temperature=0.0, seed=0, copies=1, max_tokens=65536, progress=False):
     """Responses (text) to each sample: a list of `copies` of them each. max_tokens: of cache, in flight."""
     stop_id, texts = stop_token(tokenizer), [None] * len(samples)
     asked = [synth.prompt_ids(tokenizer, s) for s in samples]
@@ -649,7 +651,7 @@ def answer(model, tokenizer, samples, max_new=200, temperature=0.0, seed=0, copi
     return texts
 
 
-def evaluate(model, tokenizer, samples, max_new=200, progress=False):
+def evaluate(model, tokenizer, samples, max_new=MAX_NEW, progress=False):
     """Greedy decoding of every sample -> one record each: id, correct, error, response, level, scenario, forms."""
     texts = answer(model, tokenizer, samples, max_new, progress=progress)
     records = []
@@ -748,6 +750,7 @@ def self_evaluation_auc(model, tokenizer, samples, wrong):
 
 def base_skills(cfg):
     """What the embedded base was trained for, on fresh tools: exact calls with literal values, and its grades."""
+    from base.documents import base_samples    # no other model needs that folder
     model, tokenizer = load_model(cfg.model, cfg.device)
     everything = []
     for written, sizes in ((False, [1]), (False, [4, 5, 6]), (True, [1]), (True, [4, 5, 6])):
@@ -770,8 +773,8 @@ class EvalConfig:
     n: int = 1000                  # heldout without --data: number of samples
     seed: int = 0                  # heldout without --data: of the samples
     answers: str = ""              # JSON lines of `id` and `result`: score these; no model is needed
-    max_new: int = 200             # tokens a response may have
-    max_tokens: int = 4096         # prompts that leave no room for a response below this count as wrong answers
+    max_new: int = MAX_NEW         # tokens a response may have
+    max_tokens: int = 4096         # longer prompts, or such as leave no room for a response, count as wrong answers
     out: str = ""                  # JSON lines to write: id, correct, error, response of each case
     device: str = "auto"
     skip_bad: bool = False         # leave out records that cannot be used, and count them
@@ -814,7 +817,7 @@ def main(argv=None):
         texts, fits = [given[sample.id] for sample in samples], [True] * len(samples)
     else:
         model, tokenizer = load_model(cfg.model, cfg.device)
-        limit = context_length(model, cfg.max_tokens) - cfg.max_new
+        limit = context_length(model, cfg.max_tokens, room=cfg.max_new)
         fits = [len(synth.prompt_ids(tokenizer, s)) <= limit for s in samples]
         if not all(fits):
             print(f"{fits.count(False)} prompts are longer than {limit} tokens: counted as wrong, not cut")

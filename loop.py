@@ -28,7 +28,7 @@ from transformers import HfArgumentParser
 
 import synth
 from dpo import LOSSES, DPOConfig, optimize, paired_tree
-from eval import ERROR_KINDS, evaluate, interval, paired_interval, summarize
+from eval import ERROR_KINDS, MAX_NEW, evaluate, interval, paired_interval, summarize
 from mcts import OUTCOMES, Node, SearchConfig, Tree, preference_pairs, read_trees, search, show, write_trees
 from sft import (CURRICULA, TOKENS, SFTConfig, add_lora, context_length, fingerprint, load_lora, load_model, load_training_set,
                  merge_lora, perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
@@ -280,7 +280,7 @@ def main(argv=None, hardness=None, search=search):
 
     if not (out / "data").exists():
         with stage(out / "data") as folder:
-            make_data(cfg, model, tokenizer, folder, room=max(200, search_cfg.max_new))
+            make_data(cfg, model, tokenizer, folder, room=max(MAX_NEW, search_cfg.max_new))
     (out / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     train, _ = synth.read_samples(out / "data" / "train.jsonl")
     test, _ = synth.read_samples(out / "data" / "test.jsonl")

@@ -410,7 +410,7 @@ def main(argv=None):
         model, tokenizer = load_model(cfg.model, cfg.device)
         samples, _ = (synth.read_samples(cfg.data, cfg.skip_bad) if cfg.data
                       else (synth.make_samples(cfg.n, "train", cfg.seed), 0))
-        limit = context_length(model, cfg.max_tokens) - search_cfg.max_new
+        limit = context_length(model, cfg.max_tokens, room=search_cfg.max_new)
         samples, too_long = split_too_long(tokenizer, samples[:cfg.n], limit)
         if too_long:
             print(f"{too_long} samples left out: longer than {limit} tokens")

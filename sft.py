@@ -53,7 +53,7 @@ def pick_device(name="auto"):
     if name != "auto":
         try:
             return torch.zeros(1, device=name).device
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
+        except (RuntimeError, AssertionError) as error:     # AssertionError: torch without CUDA
             raise ModelError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
@@ -456,7 +456,7 @@ def split_too_long(tokenizer, samples, max_tokens):
 def context_length(model, limit, room=0):
     """Tokens that a sample may have: `limit`, or the model's context less `room` where that is less."""
     context = getattr(model.config, "max_position_embeddings", None)
-    return min(limit, context - room) if context else limit
+    return max(0, min(limit, context - room)) if context else limit
 
 
 # ---------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@
 A document is a toolset and many short conversations about it, a tree of text whose responses are learned: calls, words
 where no tool fits or a value is missing, and grades of answers, right and wrong ones. Its tools are drawn word by word,
 or taken from tools.txt, which people might have written; none is the simulated world's. No frame and no text of its
-splits occurs in here, and no wording of the held-out ones. So the model learns to read a schema, to copy, to work values out, and no tool of the world.
+splits occurs in here, and no wording of the held-out ones. So the model learns to read a schema, to copy, to work values
+out, and no tool of the world.
 """
 
 import functools
@@ -29,7 +30,6 @@ stop|end|finish;share|split|divide;read|look up;answer|reply;track|follow;note|r
 tell|report;add|put in;pay|settle;return|send back|give back;play|put on;join|enter;close|shut;fix|repair;pick|choose|select;
 help|assist;test|try;review|go over;print|put on paper;measure|size up;warn|alert;invite|ask over""".replace("\n", "").split(";")]
 
-CHOOSING, WORKING = 0.25, 0.12    # shares of documents in which only the tool, or only the values are hard
 STRINGS = ("city person street company product title text food device room team word language country").split()
 
 
@@ -780,13 +780,11 @@ def working_document(rng):
     requests whose dates, times, numbers and options are to be worked out. Returns a tree, as base_document does."""
     tools, today = [], (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
     for tool in base_tools(rng, rng.choice([1, 1, 2]), 0.2):
-        params, size = [], rng.randint(1, 3)
+        params, size = twin_params(rng) if rng.random() < 0.2 else [], rng.randint(1, 3)
         while len(params) < size:
             p = base_param(rng, [p.name for p in params], 0.2)
             if len(forms_of(p.kind)) > 1 or rng.random() < 0.1:
                 params.append(replace(p, required=True, default=None) if rng.random() < 0.5 else p)
-        if rng.random() < 0.2:
-            params = twin_params(rng)
         tools.append(replace(tool, params=sorted(params, key=lambda p: not p.required), returns=""))
     segments = [(turn("system", system_text([tool.schema() for tool in tools], today)), -1, False)]
     strings = lambda kind: base_string(rng, 0.2, kind)
@@ -800,8 +798,9 @@ def working_document(rng):
 
 
 def training_document(rng, hardest=1.0):
-    """Any of the three kinds of documents, in the shares in which the base is trained on them."""
+    """Any of the three kinds of documents, in the shares in which the base is trained on them: in 25% only the tool is hard,
+    in 12% (times `hardest`) only the values. Returns a tree, as base_document does."""
     kind = rng.random()
-    if kind < CHOOSING:
+    if kind < 0.25:
         return choosing_document(rng)
-    return working_document(rng) if kind < CHOOSING + WORKING * hardest else base_document(rng, hardest)
+    return working_document(rng) if kind < 0.25 + 0.12 * hardest else base_document(rng, hardest)

@@ -419,7 +419,8 @@ def train_base(cfg):
         total = loss + BASE_LOOKING * sum(looks)
         total.backward()
         if not math.isfinite(total.item()):
-            raise TrainingError(f"the loss is {total.item()} at step {step}" + f"; {state_file} holds the last good state" * state_file.exists())
+            kept = f"; {state_file} holds the last good state" if state_file.exists() else ""
+            raise TrainingError(f"the loss is {total.item()} at step {step}{kept}")
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         muon.step()
         adamw.step()

@@ -36,10 +36,10 @@ import loop
 import synth
 from docs.tables import KINDS, best_try, cost, draw
 from dpo import DPOConfig, micro_batches, paired_tree
-from eval import BFCL_CATEGORIES, answer, bfcl_sample, evaluate, judge, load_bfcl, response_text, score_bfcl, stop_token
+from eval import BFCL_CATEGORIES, MAX_NEW, answer, bfcl_sample, evaluate, judge, load_bfcl, response_text, score_bfcl, stop_token
 from mcts import Node, SearchConfig, cut_steps, preference_pairs, read_trees, search
-from sft import (TOKENS, add_lora, context_length, fingerprint, learned_logps, load_lora, load_model, merge_lora, run, sample_tree, save_lora,
-                 segment_sum, tree_tokens, unmerge_lora, warm_up)
+from sft import (TOKENS, add_lora, context_length, fingerprint, learned_logps, load_lora, load_model, merge_lora, run, sample_tree,
+                 save_lora, segment_sum, tree_tokens, unmerge_lora, warm_up)
 
 
 @dataclass
@@ -140,7 +140,7 @@ def tuned(lines, method):
     return TRIES.get(method, [{}])[best_try(lines, method)]
 
 
-def perform(arm, seed, number, settings, flags, lines, weights=""):
+def perform(arm, seed, number, settings, flags, lines, weights):
     """Run an arm with a seed, and the `number`-th try of its settings (None: the best), unless its line is there."""
     path, split = Path(settings.results, "results.jsonl"), "test" if number is None else "val"
     tried = tuned(lines, arm.name) if number is None else TRIES[arm.name][number]
@@ -455,7 +455,7 @@ def transfer(run):
     correct = {}
     cases = {name: load_bfcl(name)[:run.settings.bfcl_cases or None] for name in BFCL_CATEGORIES[:5]}
     for policy, model, tokenizer in policies(run):
-        limit = context_length(model, run.configs[0].max_tokens) - 200
+        limit = context_length(model, run.configs[0].max_tokens, room=MAX_NEW)
         for category, part in cases.items():
             samples = [bfcl_sample(case) for case in part]
             fits = [i for i, sample in enumerate(samples) if len(synth.prompt_ids(tokenizer, sample)) <= limit]
