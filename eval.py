@@ -3,6 +3,7 @@
     python eval.py --model base                                               # the held-out test of the simulated world
     python eval.py --model base --bench bfcl --categories simple_python       # BFCL's questions (pip: bfcl-eval)
     python eval.py --bench bfcl --categories multiple --answers answers.jsonl # score answers made elsewhere, no model
+    python eval.py --model base --samples 16                                  # and what is to be found by sampling
 
 Batched decoding with a cache that is filled once a prompt and shared by all its continuations (search uses the same),
 the AST checker with BFCL's matching rules, and one kind of error for each wrong answer.
@@ -694,6 +695,18 @@ def summarize(records):
             "errors": {kind: errors[kind] for kind in ERROR_KINDS if errors[kind]}}
 
 
+def sampled_accuracy(cases, found, check):
+    """(mean, vote, best), in percent: how many sampled answers are right; by majority vote, which says what a policy sharpened on
+    its own samples would be (self-consistency: Wang et al., arXiv 2203.11171); with at least one right, which is what a
+    search may find (pass@k: Chen et al., arXiv 2107.03374).
+
+    found: the sampled texts of each case; none of them counts as wrong. check: (case, text) -> the kind of error, or None.
+    """
+    right = [[check(case, text) is None for text in texts] or [False] for case, texts in zip(cases, found)]
+    votes = [row[texts.index(Counter(texts).most_common(1)[0][0])] if texts else False for row, texts in zip(right, found)]
+    return tuple(100 * sum(shares) / len(right) for shares in ([sum(row) / len(row) for row in right], votes, map(any, right)))
+
+
 def print_scores(records):
     """Accuracy with 95% intervals: overall, by level, by scenario or category; then the error kinds."""
     def line(name, part):
@@ -774,6 +787,8 @@ class EvalConfig:
     seed: int = 0                  # heldout without --data: of the samples
     answers: str = ""              # JSON lines of `id` and `result`: score these; no model is needed
     max_new: int = MAX_NEW         # tokens a response may have
+    samples: int = 0               # answers to sample for each question too, for what rounds may find and could reach
+    temperature: float = 1.0       # at which they are sampled
     max_tokens: int = 4096         # longer prompts, or such as leave no room for a response, count as wrong answers
     out: str = ""                  # JSON lines to write: id, correct, error, response of each case
     device: str = "auto"
@@ -786,6 +801,10 @@ def main(argv=None):
         raise ValueError("give either --model or --answers")
     if cfg.n < 1 or cfg.max_new < 1:
         raise ValueError(f"--n and --max_new are at least 1 (got {cfg.n}, {cfg.max_new})")
+    if cfg.samples < 0 or cfg.temperature <= 0:
+        raise ValueError(f"--samples is at least 0 and --temperature above it (got {cfg.samples}, {cfg.temperature})")
+    if cfg.samples and (cfg.answers or cfg.bench == "base"):
+        raise ValueError("--samples needs --model, and --bench heldout or bfcl")
     if cfg.split not in ("test", "val"):
         raise ValueError(f"--split is test or val (got {cfg.split})")
     check_folder(cfg.out)
@@ -831,6 +850,14 @@ def main(argv=None):
                         **({"category": case["category"]} if cfg.bench == "bfcl" else
                            {"level": sample.level, "scenario": sample.scenario})})
     print_scores(records)
+    if cfg.samples:
+        some = iter(answer(model, tokenizer, [s for s, fit in zip(samples, fits) if fit], cfg.max_new, cfg.temperature, cfg.seed,
+                           cfg.samples, progress=True))
+        found = [next(some) if fit else [] for fit in fits]
+        mean, vote, best = sampled_accuracy(cases, found, check)
+        print(f"{cfg.samples} samples a question at temperature {cfg.temperature}: {mean:.1f}% of them right, {vote:.1f}% of the questions "
+              f"by majority vote, {best:.1f}% with at least one right")
+        records = [{**record, "sampled": texts} for record, texts in zip(records, found)]
     write_records(records, cfg.out)
 
 

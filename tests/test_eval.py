@@ -358,6 +358,8 @@ def test_mistakes_in_the_command_say_what_to_do(heldout, tmp_path):
             (["--answers", path, "--bench", "apibank"], "--bench is heldout, bfcl or base"),
             (["--answers", path, "--n", "0"], "--n and --max_new are at least 1"),
             (["--answers", path, "--split", "dev"], "--split is test or val"),
+            (["--answers", path, "--samples", "4"], "--samples needs --model"),
+            (["--model", "base", "--samples", "4", "--temperature", "0"], "--temperature above it"),
             (["--answers", path, "--out", str(tmp_path / "none" / "x")], "there is no folder"),
             (["--model", "base", "--device", "gpu"], "--device gpu: "),
             (["--answers", path, "--bench", "bfcl", "--categories", "java"], "no BFCL category 'java'"),
@@ -380,6 +382,17 @@ def test_a_checkpoint_is_scored(checkpoint, heldout, tmp_path, capsys):
     evaluation.main(["--model", str(checkpoint), "--bench", "bfcl", "--categories", "irrelevance", "--data", str(tmp_path),
                      "--max_new", "2040", "--device", "cpu"])
     assert "0/1" in capsys.readouterr().out
+
+
+def test_sampled_answers_are_counted_three_ways(checkpoint, heldout, tmp_path, capsys):
+    check = lambda case, text: None if text == case else "wrong value"
+    found = [["a", "b", "a", "c"], ["x", "b", "b", "x"], ["y", "c", "y", "y"], ["x", "y", "x", "x"], []]
+    assert evaluation.sampled_accuracy("abcde", found, check) == pytest.approx((100 * (2 + 2 + 1) / 20, 20, 60))   # a tie: the earliest
+    evaluation.main(["--model", str(checkpoint), "--data", str(heldout), "--max_new", "5", "--device", "cpu", "--samples", "3",
+                     "--temperature", "2", "--out", str(tmp_path / "scores.jsonl")])
+    assert "3 samples a question at temperature 2.0: 33.3% of them right, 33.3% of the questions" in capsys.readouterr().out
+    records = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    assert all(len(r["sampled"]) == 3 and r["sampled"].count(r["sampled"][0]) < 3 for r in records)
 
 
 def test_the_base_is_scored_on_fresh_tools_with_wrong_answers_that_are_wrong(checkpoint, tmp_path, capsys):
