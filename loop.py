@@ -44,7 +44,7 @@ class LoopConfig(SFTConfig):
     pick: float = 0.25               # share of the buffer picked in a round (the paper: 0.1, the released script: 0.3)
     reach: float = 0.05              # samples whose target is less probable are picked last; 0: never mind (the paper)
     replay: float = 0.0              # original samples whose targets are trained on beside the trees, as a share of them
-    n_test: int = 800                # held-out samples to score every model on
+    n_test: int = 600                # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out
     test_share: float = 0.2          # with --data: share of its samples that is held out for scoring
 

@@ -471,7 +471,7 @@ CURRICULA = {"easy-to-hard": ("easy", "medium", "hard"), "hard-to-easy": ("hard"
 class SFTConfig:
     model: str = "base"              # path or hub name of a causal language model
     data: str = ""                   # JSON lines (ours) or JSON (ToolACE's); none: the simulated world's training set
-    n: int = 1600                    # training samples to make when there is no --data
+    n: int = 800                     # training samples to make when there is no --data
     out: str = "out/sft"             # folder for the adapter and the merged checkpoint
     curriculum: str = "easy-to-hard"  # the paper's order; or hard-to-easy, shuffled
     epochs: int = 1                  # passes over the data
