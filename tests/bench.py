@@ -72,6 +72,7 @@ class BenchConfig:
     batch_sizes: str = "1,2,4,16,64"  # that a trainer of trl may choose from
     rank: int = 16                   # LoRA on every linear layer but the head, alpha twice that
     before: str = ""                 # loop: a commit whose loop.py is the baseline
+    loop_flags: str = ""             # loop: flags of loop.py for both, between blanks, so that both do the same amount
     tree_counts: str = "16,64,256,1024"            # scaling
     prompt_lengths: str = "200,500,1000,2000,4000"  # scaling
     pair_counts: str = "1,2,4,8,16"                # scaling
@@ -757,7 +758,8 @@ def part_loop(bench):
                 raise ValueError(f"--before {bench.cfg.before}: {archive.stderr.decode().strip()}")
             subprocess.run(["tar", "-x"], cwd=places["baseline"], input=archive.stdout, check=True)
         for side, place in places.items():
-            command = [sys.executable, "loop.py", "--iters", "3", "--out", str(Path(folder, side)), "--device", bench.cfg.device]
+            command = [sys.executable, "loop.py", "--iters", "3", "--out", str(Path(folder, side)), "--device", bench.cfg.device,
+                       *bench.cfg.loop_flags.split()]
             environment = {**os.environ, **({"OMP_NUM_THREADS": str(bench.cfg.threads)} if bench.cfg.threads else {})}
             started = time.perf_counter()
             process = subprocess.Popen(command, cwd=place, env=environment)
