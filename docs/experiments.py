@@ -11,8 +11,9 @@ Run it in the repository's root. Flags that are not the runner's own are loop.py
 
 What makes the comparisons fair. All runs of a seed share its data and its warm-up (made by the first, `loop`), and the
 seed is that of data, search and training. `cost` is what the policy has computed; scoring the held-out set is no part of
-it. The loop runs first; the runs of experiment 4 go on until they have spent at least as much. Each method's settings are
-the best of four tries on the validation split with a seed of their own (TRIES); test is scored once for each model.
+it. The loop runs first; the runs of experiment 4 go on until they have spent at least as much, and the loop's variants in
+experiment 5 at least 95% of it. Each method's settings are the best of four tries on the validation split with a seed of their own
+(TRIES, with --tune), or the first of them where none was tried, and then results.md says so; test is scored once for each model.
 """
 
 import importlib.util
@@ -67,8 +68,9 @@ TRIES = {
     "picked targets": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
     "fresh data": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
     "RFT": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
+    "own right responses": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
     "whole responses": PREFERENCE,
-    "steps, no tree": PREFERENCE,
+    "steps, no tree, no C": PREFERENCE,
     "SimPO": [{"pref_lr": lr, "beta": beta, "margin": margin}
               for lr, beta, margin in ((2e-4, 2.5, 0.5), (5e-4, 2.5, 0.5), (1e-4, 2.5, 0.5), (2e-4, 10, 5))],
     "IPO": [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.1), (5e-4, 0.1), (1e-4, 0.1), (2e-4, 0.3))],
@@ -92,6 +94,7 @@ class Arm:
     experiments: str                 # the numbers of those that it is part of
     go: callable                     # Run -> {model's name: folder with its scores and responses}, extra results
     change: dict = field(default_factory=dict)     # what differs from the loop's settings
+    runner: dict = field(default_factory=dict)     # the runner's own settings that it depends on
 
 
 def loop_settings(flags):
@@ -149,9 +152,11 @@ def perform(arm, seed, number, settings, flags, lines, weights):
     differ = {**first, **tried, **arm.change, "seed": seed, "eval_split": split}
     done = next((line for line in lines if (line["arm"], line["seed"], line["try"]) == (arm.name, seed, number)), None)
     if done:
-        if (done["settings"], done["flags"]) != (differ, flags):
-            raise ValueError(f"{path}: {arm.name}, seed {seed}, was run with {done['settings']} {done['flags']}, not {differ} "
-                             f"{flags}: take its line out, or give other --results and --out")
+        before, now = ((one["settings"], one["flags"], one["runner"]) for one in (
+            {"runner": {}, **done}, {"settings": differ, "flags": flags, "runner": arm.runner}))
+        if before != now:
+            raise ValueError(f"{path}: {arm.name}, seed {seed}, was run with {before}, not {now}: take its line out, or give other "
+                             "--results and --out")
         return
     home = Path(settings.out, f"{split}{seed}")
     loops = [line for line in lines if (line["arm"], line["seed"], line["try"] is None) == ("loop", seed, number is None)]
@@ -165,7 +170,7 @@ def perform(arm, seed, number, settings, flags, lines, weights):
     started, before = time.time(), Counter(TOKENS)
     models, extra = arm.go(one)
     line = {"arm": arm.name, "experiments": arm.experiments, "seed": seed, "try": number, "tried": tried, "settings": differ,
-            "flags": flags, "weights": weights, "models": [], "correct": {}}
+            "flags": flags, "runner": arm.runner, "weights": weights, "models": [], "correct": {}}
     for name, folder in models.items():
         line["models"].append({**json.loads((folder / "scores.json").read_text(encoding="utf-8")), "model": name})
         records = [json.loads(text) for text in (folder / "responses.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -185,8 +190,8 @@ def perform(arm, seed, number, settings, flags, lines, weights):
 # ---------------------------------------------------------------------------------------------
 
 
-def rounds(run, enough=False, extend=False, say=False, **parts):
-    """loop.py itself from the seed's warm-up. enough: with rounds added until the budget is spent. extend: the loop's own
+def rounds(run, enough=0.0, extend=False, say=False, **parts):
+    """loop.py itself from the seed's warm-up. enough: with rounds added until this share of the budget is spent. extend: the loop's own
     rounds are taken over and added to. say: measure the diversity after each. parts: what loop.main is given instead of
     its own search or hardness.
     """
@@ -200,7 +205,7 @@ def rounds(run, enough=False, extend=False, say=False, **parts):
         loop.main([*run.flags, "--iters", str(iters), "--out", str(run.folder)], **parts)
         models = {f"round {i}": run.folder / f"iter{i}" for i in range(1, iters + 1)}
         rows = [json.loads((folder / "scores.json").read_text(encoding="utf-8")) for folder in models.values()]
-        if sum(cost(row["tokens"]) for row in rows) >= run.budget or not enough:
+        if sum(cost(row["tokens"]) for row in rows) >= enough * run.budget:
             break
         iters += 1
     models = {"warm-up": run.folder / "warmup", **models}
@@ -210,18 +215,20 @@ def rounds(run, enough=False, extend=False, say=False, **parts):
 
 
 def one_round(run):
-    """All the compute in one round: more samples are picked, until it has cost what the loop has."""
-    cfg, trees = run.configs[0], 1.15 * run.configs[0].iters     # the loop scores its buffer in every round, this one once
+    """All the compute in one round: more samples are picked, until it has cost what the loop has; where there are no more, the
+    trees get more simulations."""
+    (cfg, search_cfg, _), trees = run.configs, 1.15 * run.configs[0].iters   # the loop scores its buffer in every round, this one once
+    simulations = search_cfg.simulations
     while True:
         pick = cfg.pick * trees
-        share = {"pick": min(1, pick), "buffer": min(1, cfg.buffer * max(1, pick)), "iters": 1}
-        attempt = replace(run, folder=Path(f"{run.folder}-{trees:.2f}"), flags=[*run.flags, *as_flags(share)])
+        share = {"pick": min(1, pick), "buffer": min(1, cfg.buffer * max(1, pick)), "iters": 1, "simulations": simulations}
+        attempt = replace(run, folder=Path(f"{run.folder}-{trees:.2f}-{simulations}"), flags=[*run.flags, *as_flags(share)])
         models, _ = rounds(attempt)
         found = cost(json.loads((models["round 1"] / "scores.json").read_text(encoding="utf-8"))["tokens"])
         if found >= run.budget:
             return models, {"shares": share}
         if share["pick"] == share["buffer"] == 1:
-            raise ValueError("one round over the whole training set costs less than the loop: give a smaller --pick")
+            simulations = max(simulations + 1, math.ceil(simulations * run.budget / found))
         trees *= max(1.05, 1.05 * run.budget / found)
 
 
@@ -229,7 +236,7 @@ def whole(run):
     """Independent whole responses, as many as the tree samples, and pairs of them: a tree that is one step deep."""
     _, search_cfg, _ = run.configs
     flags = as_flags({"depth": 1, "simulations": 1, "k": search_cfg.simulations * search_cfg.k})
-    return rounds(replace(run, flags=[*run.flags, *flags]), enough=True)
+    return rounds(replace(run, flags=[*run.flags, *flags]), enough=1)
 
 
 def independent(model, tokenizer, samples, cfg, seed=0, progress=True):
@@ -264,10 +271,14 @@ def random_pick(model, tokenizer, samples, progress=True):
     return torch.rand(len(samples)).numpy()      # from the seed of the round
 
 
-def failure_rates(model, tokenizer, samples, progress=True, copies=6):
+def failure_rates(model, tokenizer, samples, cfg, progress=True, copies=6):
     """ReverseGen's idea: the share of wrong answers among a few sampled ones; ties stay in random order."""
-    texts = answer(model, tokenizer, samples, SearchConfig.max_new, SearchConfig.temperature, torch.initial_seed(), copies)
+    texts = answer(model, tokenizer, samples, cfg.max_new, cfg.temperature, torch.initial_seed(), copies)
     return np.array([np.mean([judge(sample, text) is not None for text in found]) for sample, found in zip(samples, texts)])
+
+
+def picked_by_failure(run):
+    return rounds(run, 0.95, hardness=partial(failure_rates, cfg=run.configs[1]))
 
 
 def diversity(run, adapter, n=64, copies=8):
@@ -341,12 +352,11 @@ def fresh(run, model, tokenizer):
     return [sample for sample in samples if tree_tokens(sample_tree(tokenizer, sample)) <= limit]
 
 
-def rejection_sampled(run, model, tokenizer):
-    """RFT: distinct right responses to training queries, until half the budget is spent on sampling them, beside the
-    training set itself. Text answers are left out: whatever calls nothing counts as right there."""
+def right_responses(run, model, tokenizer):
+    """[(training sample, right responses that were sampled to it), ...], until half the budget is spent on sampling them."""
     cfg, search_cfg, _ = run.configs
     train, found, before = run.samples("train"), [], Counter(TOKENS)
-    queries = [sample for sample in random.Random(cfg.seed).sample(train, len(train)) if sample.calls is not None]
+    queries = random.Random(cfg.seed).sample(train, len(train))
     merge_lora(model)
     for start in range(0, len(queries), 32):
         if cost(spent(before)) >= run.budget / 2:
@@ -354,11 +364,27 @@ def rejection_sampled(run, model, tokenizer):
         part = queries[start:start + 32]
         texts = answer(model, tokenizer, part, search_cfg.max_new, search_cfg.temperature, 1000 * cfg.seed + start,
                        search_cfg.simulations * search_cfg.k)
-        found += [replace(sample, target=text.strip()) for sample, answers in zip(part, texts)
-                  for text in dict.fromkeys([sample.target, *answers]) if text != sample.target and judge(sample, text) is None]
+        found += [(sample, [text for text in answers if judge(sample, text) is None]) for sample, answers in zip(part, texts)]
     unmerge_lora(model)
-    print(f"RFT: {len(found)} new right responses to {min(start + 32, len(queries))} queries")
-    return train + found
+    return found
+
+
+def rejection_sampled(run, model, tokenizer):
+    """RFT: distinct right responses beside the training set itself (Yuan et al., arXiv 2308.01825). Where there is but one right
+    response, as to most requests here, it is the target. Texts are left out: whatever calls nothing counts as right there."""
+    new = [replace(sample, target=text.strip()) for sample, texts in right_responses(run, model, tokenizer) if sample.calls is not None
+           for text in dict.fromkeys([sample.target, *texts]) if text != sample.target]
+    print(f"RFT: {len(new)} new right responses")
+    return run.samples("train") + new
+
+
+def own(run, model, tokenizer):
+    """The policy's own right responses, distinct ones, and nothing else: of text, the most frequent one."""
+    found = [(sample, [text for text, _ in Counter(texts).most_common(None if sample.calls is not None else 1)])
+             for sample, texts in right_responses(run, model, tokenizer)]
+    mine = [replace(sample, target=text.strip()) for sample, texts in found for text in texts if text.strip()]
+    print(f"own right responses: {len(mine)} to {sum(bool(texts) for _, texts in found)} of {len(found)} queries")
+    return mine or run.samples("train")[:1]      # a policy that is never right has nothing to learn from
 
 
 # ---------------------------------------------------------------------------------------------
@@ -375,13 +401,11 @@ def found_by_search(run):
     samples, search_cfg = synth.read_samples(run.warm / "iter1" / "picked.jsonl")[0], replace(search_cfg, target_step=False)
 
     def measured(trees, pairs):
-        texts = [dict(tree.finished) for tree in trees]
-        bigrams = [{pair for text in found for words in [text.split()] for pair in zip(words, words[1:])} for found in texts]
-        return {"right": np.mean([sum(found.values()) for found in texts]), "distinct": np.mean(list(map(len, texts))),
-                "wrong": np.mean([len(found) - sum(found.values()) for found in texts]),
-                "bigrams": np.mean(list(map(len, bigrams))), "decoded": TOKENS["decoded"] - before["decoded"],
-                "usable": 100 * np.mean([bool(preference_pairs(tree, search_cfg)) for tree in pairs]),
-                "pairs": np.mean([len(preference_pairs(tree, search_cfg)) for tree in pairs])}
+        texts, found = [dict(tree.finished) for tree in trees], [len(preference_pairs(tree, search_cfg)) for tree in pairs]
+        bigrams = [{pair for text in one for words in [text.split()] for pair in zip(words, words[1:])} for one in texts]
+        return {"right": [sum(one.values()) for one in texts], "wrong": [len(one) - sum(one.values()) for one in texts],
+                "distinct": list(map(len, texts)), "bigrams": list(map(len, bigrams)), "usable": [100 * bool(n) for n in found],
+                "pairs": found, "decoded": TOKENS["decoded"] - before["decoded"]}
 
     before = Counter(TOKENS)
     trees = search(model, tokenizer, samples, search_cfg, cfg.seed)
@@ -395,7 +419,7 @@ def found_by_search(run):
         copies = max(copies + 1, math.ceil(copies * results["tree"]["decoded"] / decoded))
     results["independent, whole responses"] = measured(flat, flat)
     results["independent, cut into steps"] = measured(flat, [joined(tree, tokenizer) for tree in flat])
-    return {}, {"found": {name: {key: float(value) for key, value in row.items()} for name, row in results.items()}}
+    return {}, {"found": results}
 
 
 @torch.no_grad()
@@ -414,25 +438,29 @@ def what_carries_over(run):
     """Each run of experiment 4 on new samples of the training set's own tools, beside the held-out ones that it was scored on;
     and what the first round's pairs have taught, on themselves and on the pairs of as many new samples."""
     cfg, search_cfg, _ = run.configs
-    known = {(s.target, s.messages[-1]["content"]) for s in run.samples("train")}
-    fresh = [s for s in synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed) if (s.target, s.messages[-1]["content"]) not in known]
+    model, tokenizer = run.load(run.warm / "warmup")
+    known = {(s.target, s.messages[-1]["content"]) for s in run.samples("train") + fresh(run, model, tokenizer)}
+    new = [s for s in synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed) if (s.target, s.messages[-1]["content"]) not in known]
     home, correct = run.warm.parent, {}
 
     def last(name):
         folder = home / re.sub(r"\W+", "_", name)
-        return max([*folder.glob("sft"), *folder.glob("iter*[0-9]")], key=lambda path: (len(path.name), path.name), default=None)
-    done = {arm.name: last(arm.name) for arm in all_arms(run.settings) if "4" in arm.experiments.split() and arm.name != "loop"}
+        adapters = [*folder.glob("sft"), *folder.glob("iter*[0-9]")]
+        if not adapters:
+            raise ValueError(f"{folder} is not there: run experiment 4 with the --out of its runs, or take their lines out of results.jsonl")
+        return max(adapters, key=lambda path: (len(path.name), path.name))
+    done = {arm.name: last(arm.name) for arm in all_arms(run.settings)
+            if "4" in arm.experiments.split() and arm.name not in ("loop", "what carries over")}
     rounds = {f"round {i}": run.warm / f"iter{i}" for i in range(1, cfg.iters + 1)}
     for name, adapter in {"warm-up": run.warm / "warmup", **rounds, **done}.items():
-        if adapter:
-            model, tokenizer = run.load(adapter)
-            merge_lora(model)
-            correct[name] = "".join(str(int(r["correct"])) for r in evaluate(model, tokenizer, fresh))
+        model, tokenizer = run.load(adapter)
+        merge_lora(model)
+        correct[name] = "".join(str(int(r["correct"])) for r in evaluate(model, tokenizer, new))
 
     model, tokenizer = run.load(run.warm / "warmup")
     merge_lora(model)
     trees = {"the round's own": read_trees(run.warm / "iter1" / "trees.jsonl")}
-    trees["of new samples"] = search(model, tokenizer, fresh[:len(trees["the round's own"])], search_cfg, cfg.seed)
+    trees["of new samples"] = search(model, tokenizer, new[:len(trees["the round's own"])], search_cfg, cfg.seed)
     pairs = {name: [paired_tree(tree, found, False) for tree in grown if (found := preference_pairs(tree, search_cfg))]
              for name, grown in trees.items()}
     after, _ = run.load(run.warm / "iter1")
@@ -540,7 +568,8 @@ def robustness(run):
 def all_arms(settings):
     """In the order in which a seed runs them: the loop first, since the others need its warm-up and its cost."""
     simulations = [Arm(f"{n} simulations", "5", rounds, {"simulations": int(n)}) for n in settings.sweep.split(",") if n]
-    many = {"iters": settings.many_rounds}
+    variant = partial(rounds, enough=0.95)
+    many, runner = {"iters": settings.many_rounds}, {"many_rounds": settings.many_rounds}
     return [
         Arm("loop", "1 2 3 4 5 6 7 8 9", rounds),
         *(Arm(f"1/{d} of the data", "1 2", partial(plain, share=1 / d)) for d in (16, 8, 4, 2)),
@@ -550,27 +579,29 @@ def all_arms(settings):
         Arm("picked targets", "4", partial(more, data=picked)),
         Arm("fresh data", "4", partial(more, data=fresh)),
         Arm("RFT", "4", partial(more, data=rejection_sampled)),
+        Arm("own right responses", "4", partial(more, data=own)),
         Arm("whole responses", "4 5", whole),
-        Arm("steps, no tree", "4", partial(rounds, enough=True, search=independent)),
+        Arm("steps, no tree, no C", "4", partial(rounds, enough=1, search=independent)),
         Arm("what carries over", "4", what_carries_over),
-        Arm("no self-evaluation", "5", rounds, {"self_eval": 0.0}),
-        Arm("no outcome reward", "5", rounds, {"outcome": "none"}),
-        Arm("no target step", "5", rounds, {"target_step": False}),
-        Arm("pairs of a call and a text, too", "5", rounds, {"across": True}),
-        Arm("an SFT term", "5", rounds, {"sft_weight": 1.0}),
-        Arm("an SFT term and replay", "5", rounds, {"sft_weight": 1.0, "replay": 1.0}),
+        Arm("no self-evaluation", "5", variant, {"self_eval": 0.0}),
+        Arm("no outcome reward", "5", variant, {"outcome": "none"}),
+        Arm("no target step", "5", variant, {"target_step": False}),
+        Arm("pairs of a call and a text, too", "5", variant, {"across": True}),
+        Arm("an SFT term", "5", variant, {"sft_weight": 1.0}),
+        Arm("an SFT term and replay", "5", variant, {"sft_weight": 1.0, "replay": 1.0}),
         Arm("one round", "5", one_round),
-        Arm("perplexity pick, however far", "5", rounds, {"reach": 0.0}),
-        Arm("random pick", "5", partial(rounds, hardness=random_pick)),
-        Arm("failure-rate pick", "5", partial(rounds, hardness=failure_rates)),
-        *(Arm(name, "5", rounds, {"loss": name.lower()}) for name in ("SimPO", "IPO", "ORPO")),
+        Arm("perplexity pick, however far", "5", variant, {"reach": 0.0}),
+        Arm("random pick", "5", partial(variant, hardness=random_pick)),
+        Arm("failure-rate pick", "5", picked_by_failure),
+        *(Arm(name, "5", variant, {"loss": name.lower()}) for name in ("SimPO", "IPO", "ORPO")),
         *simulations,
-        *(Arm(f"temperature {t}", "5", rounds, {"temperature": t}) for t in (0.7, 1.5)),
+        *(Arm(f"temperature {t}", "5", variant, {"temperature": t}) for t in (0.7, 1.5)),
         Arm("found", "6", found_by_search),
-        Arm("many rounds", "7", partial(rounds, extend=True, say=True), many),
-        Arm("many rounds, replay", "7", partial(rounds, say=True), {**many, "sft_weight": 1.0, "replay": 1.0}),
-        Arm("many rounds, nothing original", "7", partial(rounds, say=True), {**many, "target_step": False}),
-        Arm("BFCL", "8", transfer),
+        Arm("many rounds", "7", partial(rounds, extend=True, say=True), many, runner),
+        Arm("many rounds, an SFT term", "7", partial(rounds, say=True), {**many, "sft_weight": 1.0}, runner),
+        Arm("many rounds, an SFT term and replay", "7", partial(rounds, say=True), {**many, "sft_weight": 1.0, "replay": 1.0}, runner),
+        Arm("many rounds, nothing original", "7", partial(rounds, say=True), {**many, "target_step": False}, runner),
+        Arm("BFCL", "8", transfer, runner={"bfcl_cases": settings.bfcl_cases}),
         Arm("robustness", "9", robustness),
     ]
 

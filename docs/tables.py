@@ -48,24 +48,29 @@ def right(lines, arm, model=None, level=""):
     return {seed: array for seed, array in found.items() if len(array)}
 
 
-def difference(before, after, draws=4000):
-    """(points, low, high): after - before, a bootstrap 95% interval over seeds and over cases, paired in both.
+def difference(before, after, draws=4000, own=False):
+    """(mean, low, high): after - before, a bootstrap 95% interval over seeds and over cases, paired in both.
 
-    The test set is the same for all seeds, so a draw takes the same cases from each seed that it takes.
+    before, after: {seed: (cases,) numbers}. The test set is the same for all seeds, so a draw takes the same cases from each seed
+    that it takes; own: each seed has cases of its own.
     """
     seeds = sorted(before.keys() & after.keys())
     if not seeds:
         return math.nan, math.nan, math.nan
-    d = 100 * np.stack([after[seed] - before[seed] for seed in seeds])
-    rng, (n_seeds, n_cases) = np.random.default_rng(0), d.shape
-    of_seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), draws) / n_seeds
-    of_cases = rng.multinomial(n_cases, np.full(n_cases, 1 / n_cases), draws) / n_cases
-    return d.mean(), *np.quantile((of_seeds @ d * of_cases).sum(1), [0.025, 0.975])
+    gaps, rng = [after[seed] - before[seed] for seed in seeds], np.random.default_rng(0)
+    of_seeds = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), draws) / len(seeds)
+    of_cases = lambda n: rng.multinomial(n, np.full(n, 1 / n), draws) / n
+    if own:
+        drawn = (of_seeds * np.stack([of_cases(len(gap)) @ gap for gap in gaps], 1)).sum(1)
+    else:
+        drawn = (of_seeds @ np.stack(gaps) * of_cases(len(gaps[0]))).sum(1)
+    return np.mean([gap.mean() for gap in gaps]), *np.quantile(drawn, [0.025, 0.975])
 
 
-def versus(before, after):
-    points, low, high = difference(before, after)
-    return "" if math.isnan(points) else f"{points:+.1f} [{low:+.1f}, {high:+.1f}]"
+def versus(before, after, own=False, scale=100, form="+.1f"):
+    """`difference` as a cell; of shares by default, in points."""
+    points, low, high = (scale * x for x in difference(before, after, own=own))
+    return "" if math.isnan(points) else f"{points:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def spread(values, form=".1f"):
@@ -176,16 +181,22 @@ def arms_against(lines, folder, number, reference=("loop", None), sign=1):
 def equal_compute(lines, folder):
     arms = ["loop", *names(lines, "4")]
     values = [np.mean(percent(right(lines, arm, level="h")) or [0]) for arm in arms]
-    return arms_against(lines, folder, "4", sign=-1) + figure(folder, "compute", bars={"hard": (arms, values)}, x="% right, equal compute")
+    return arms_against(lines, folder, "4", sign=-1) + figure(folder, "compute", bars={"hard": (arms, values)}, x="% right, with the loop's compute or more") + \
+        untried(lines, ["warm-up", *arms])
+
+
+def untried(lines, methods):
+    """A sentence on the methods of which no settings were tried out on validation."""
+    first = [name for name in methods if not any(line["arm"] == name and line["try"] is not None for line in lines)]
+    return f"\n\nWith the first of their settings (`TRIES`), not tried out on validation: {', '.join(first)}." if first else ""
 
 
 def carries_over(lines, folder):
     """What each run has learned of the training set's tools, and of others; then what pairs have taught, on and off themselves."""
-    size = min(len(text) for line in of(lines, "what carries over") for text in line["correct"].values())      # seeds differ a little
-    fresh = lambda name: {seed: array[:size] for seed, array in right(lines, "what carries over", name).items()}
+    fresh = lambda name: right(lines, "what carries over", name)      # samples of each seed's own
     policies = {row["model"]: ("loop", row["model"]) for row in of(lines, "loop")[0]["models"][1:]}
     policies |= {name: (name, None) for name in names(lines, "4")}
-    rows = [[name, spread(percent(fresh(name))), versus(fresh("warm-up"), fresh(name)) if name != "warm-up" else "",
+    rows = [[name, spread(percent(fresh(name))), versus(fresh("warm-up"), fresh(name), own=True) if name != "warm-up" else "",
              spread(percent(right(lines, *model))), versus(right(lines, "loop", "warm-up"), right(lines, *model)) if name != "warm-up" else ""]
             for name, model in policies.items()]
     found = [line["pairs"] for line in of(lines, "what carries over")]
@@ -200,15 +211,21 @@ def carries_over(lines, folder):
 def what_matters(lines, folder):
     swept = [int(name.split()[0]) for name in names(lines, "5") if name.endswith(" simulations")]
     curves = both_levels(lines, swept, [(f"{n} simulations",) for n in swept])
-    return arms_against(lines, folder, "5") + figure(folder, "simulations", curves, x="simulations a tree")
+    return arms_against(lines, folder, "5") + figure(folder, "simulations", curves, x="simulations a tree") + \
+        untried(lines, ["warm-up", "loop", "whole responses", "SimPO", "IPO", "ORPO"])
 
 
 def search_earns(lines, folder):
-    found = [line["found"] for line in of(lines, "found")]
-    keys = {"decoded": "decoded tokens", "right": "distinct right", "wrong": "distinct wrong", "distinct": "distinct responses",
-            "bigrams": "distinct bigrams", "usable": "% of queries with a pair", "pairs": "pairs"}
-    return table(["a query's", *keys.values()],
-                 [[name, *(spread(one[name][key] for one in found) for key in keys)] for name in found[0]])
+    found = {line["seed"]: line["found"] for line in of(lines, "found")}
+    keys = {"right": "distinct right", "wrong": "distinct wrong", "distinct": "distinct responses", "bigrams": "distinct bigrams",
+            "usable": "% of queries with a pair", "pairs": "pairs"}
+    kinds = list(next(iter(found.values())))
+    each = lambda kind, key: {seed: np.array(one[kind][key], float) for seed, one in found.items()}      # (queries,)
+    rows = [[kind, spread((one[kind]["decoded"] / len(one[kind]["right"]) for one in found.values()), ".0f"),
+             *(spread((array.mean() for array in each(kind, key).values()), ".2f") for key in keys)] for kind in kinds]
+    rows += [[f"{kinds[0]} over {kind}", "", *(versus(each(kind, key), each(kinds[0], key), own=True, scale=1, form="+.2f") for key in keys)]
+             for kind in kinds[1:]]
+    return table(["a query's", "decoded tokens", *keys.values()], rows)
 
 
 def does_it_last(lines, folder):
@@ -219,8 +236,12 @@ def does_it_last(lines, folder):
     for arm in arms:
         for model in models:
             sampled = [line["diversity"][model] for line in of(lines, arm)]
-            rows.append([arm, model, *scores(lines, arm, model), *(spread(one[key] for one in sampled) for key in ("distinct", "right"))])
-    return table(["run", "model", "overall", "hard", "distinct of 8 samples", "% of samples right"], rows) + \
+            paid = [row["tokens"] for row in rows_of(lines, arm, model)] if model != "warm-up" else []
+            rows.append([arm, model, f"{np.mean(list(map(cost, paid))) / 1e6:.3f}" if paid else "", *scores(lines, arm, model),
+                         gaps(lines, (arm, "warm-up"), (arm, model))[0] if paid else "",
+                         *(spread(one[key] for one in sampled) for key in ("distinct", "right"))])
+    return table(["run", "model", "cost of the round", "overall", "hard", "over warm-up, overall", "distinct of 8 samples",
+                  "% of samples right"], rows) + \
         figure(folder, "rounds", curves, x="round")
 
 
@@ -294,11 +315,13 @@ SECTIONS = {
     "8": ("8. Transfer to BFCL", "BFCL", transfers),
     "9": ("9. Robustness", "robustness", under_perturbation),
     "tune": ("Settings tried on the validation split", "", tries)}
+RUNNER = {"many_rounds": 10, "bfcl_cases": 0}      # the runner's defaults: a command does not say them
 INTRODUCTION = """# Results
 
 Percent of held-out samples answered exactly right, mean ± standard deviation over seeds; in brackets, a paired bootstrap 95%
 interval over seeds and samples. Cost, in millions of tokens: 3 x trained + decoded + scored. Experiment 4's runs and `one round`
-cost at least what the loop did; the other rows of experiment 5 cost what they say.
+cost at least what the loop did, the other variants of experiment 5 at least 95% of it (rounds are added), but for the numbers of
+simulations, which cost what they say.
 """
 
 
@@ -315,7 +338,9 @@ def draw(lines, folder, quick=False):
         shown = [n for n in SECTIONS if n.isdigit() and of(lines, SECTIONS[n][1])]
         only = {"reached": ["--only", ",".join(shown)], "tune": ["--tune"], "carry": ["--only", "4"]}.get(name, ["--only", name])
         seeds = [] if quick or name == "tune" else ["--seeds", ",".join(str(seed) for seed in sorted({line["seed"] for line in behind}))]
-        command = " ".join(["python -m docs.experiments", *only, *seeds, *options])
+        own = [] if quick else [text for key, value in behind[0].get("runner", {}).items() if value != RUNNER[key]
+                                for text in (f"--{key}", str(value))]
+        command = " ".join(["python -m docs.experiments", *only, *seeds, *own, *options])
         block = f"<!-- begin {name} -->\n`{command}`\n\n{make(lines, folder)}\n<!-- end {name} -->"
         marks = re.compile(rf"<!-- begin {name} -->.*?<!-- end {name} -->", re.DOTALL)
         text = marks.sub(lambda _: block, text) if marks.search(text) else f"{text}\n## {title}\n\n{block}\n"
