@@ -19,8 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
+import synth
 from mcts import SearchConfig, preference_pairs, read_trees
-from sft import (add_lora, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters, run,
+from sft import (add_lora, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters, make_folder, run,
                  save_lora, save_model, segment_sum, step_or_stop, tree_tokens, within_memory)
 
 
@@ -284,6 +285,17 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
     return log
 
 
+def check_preference(cfg):
+    """Raises ValueError for a setting that no preference training can have."""
+    for name in ("pref_epochs", "pref_batch", "pref_micro_tokens"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"--{name} has to be at least 1 (got {getattr(cfg, name)})")
+    if cfg.loss not in LOSSES:
+        raise ValueError(f"--loss is one of {', '.join(LOSSES)} (got {cfg.loss})")
+    if cfg.beta <= 0:
+        raise ValueError(f"--beta has to be above 0 (got {cfg.beta})")
+
+
 @dataclass
 class DPOFiles:
     model: str = "base"          # path or hub name of a causal language model: the policy, and the reference
@@ -301,11 +313,18 @@ def main(argv=None):
     files, cfg, search_cfg = HfArgumentParser((DPOFiles, DPOConfig, SearchConfig)).parse_args_into_dataclasses(argv)
     if not files.trees:
         raise ValueError("give --trees, a file that mcts.py wrote")
+    check_preference(cfg)
+    make_folder(files.out)
     model, tokenizer = load_model(files.model, files.device)
-    trees = [paired_tree(t, preference_pairs(t, search_cfg), bool(cfg.sft_weight)) for t in read_trees(files.trees)]
+    grown = read_trees(files.trees)
+    for tree in grown:
+        if tree.prompt != synth.prompt_ids(tokenizer, tree.sample):
+            raise ValueError(f"{files.trees}: the tree of sample {tree.sample.id} was made with another tokenizer than {files.model}'s")
+    trees = [paired_tree(t, preference_pairs(t, search_cfg), bool(cfg.sft_weight)) for t in grown]
     trees = [t for t in trees if t]
     if not trees:
-        raise ValueError(f"{files.trees}: no tree has a pair")
+        raise ValueError(f"{files.trees}: no tree has a pair (pairs are made here: give mcts.py's flags once more, such as --outcome, "
+                         "--min_gap and --across)")
     torch.manual_seed(files.seed)
     add_lora(model, files.rank, files.alpha, files.dropout, files.targets)
     log = optimize(model, tokenizer, trees, cfg, files.seed)

@@ -148,28 +148,31 @@ def parts_by_padding(padding, most=4):
 @torch.no_grad()
 def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536):
     """Continue rows to their end, `copies` times each. index: prompt of each row; prefixes: ids of the response so far.
+    max_new: tokens that a response may have, its prefix included, which is shorter.
 
     temperature 0 is greedy; above it, seeds are needed, an integer a row: what a row samples depends on its own alone,
     not on the batch.
-    Returns for each row a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or `max_new` of
-    them, and the log-probability in nats of each under the policy itself (temperature 1).
+    Returns for each row a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or to `max_new`
+    tokens in all, and the log-probability in nats of each under the policy itself (temperature 1).
     """
     model, head, results = prompts.model, prompts.model.get_output_embeddings(), []
-    for part in chunks(prompts, index, [1 + len(p) + copies * max_new for p in prefixes], max_tokens):
+    for part in chunks(prompts, index, [1 + len(p) + copies * (max_new - len(p)) for p in prefixes], max_tokens):
+        left_to = [max_new - len(prefix) for prefix in prefixes[part]]
+        most = max(left_to)
         trees = [[([prompts.last[i], *prefix], -1, False)] for i, prefix in zip(index[part], prefixes[part])]
-        batch, hidden, cache, of_prompt = prompts.feed(index[part], trees, copies * max_new)
+        batch, hidden, cache, of_prompt = prompts.feed(index[part], trees, copies * most)
         rows, width, device = len(trees), batch.ids.shape[1], model.device
         unseen = (~of_prompt).sum(1).tolist()
         lengths = torch.tensor([tree_tokens(tree) for tree in trees], device=device)
         # one query a copy: it sees the prompt, the prefix, and of what is decoded its own tokens
         mask = torch.cat([of_prompt, torch.arange(width, device=device) < lengths[:, None],
-                          of_prompt.new_zeros(rows, copies * max_new)], -1)[:, None, None].repeat(1, 1, copies, 1)
+                          of_prompt.new_zeros(rows, copies * most)], -1)[:, None, None].repeat(1, 1, copies, 1)
         position = (of_prompt.sum(1) + lengths)[:, None].repeat(1, copies)
         hidden = hidden[torch.arange(rows), lengths - 1][:, None].expand(-1, copies, -1)
         uniform = None if temperature <= 0 else torch.stack([
-            torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed)) for seed in seeds[part]]).to(device)
+            torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed))[:most] for seed in seeds[part]]).to(device)
         out, alive, done = [[([], []) for _ in range(copies)] for _ in trees], list(range(rows)), set()
-        for step in range(max_new):
+        for step in range(most):
             with autocast(device):
                 logits = head(hidden).float()                   # (rows, copies, vocabulary)
             shares = torch.softmax(logits, -1)
@@ -185,10 +188,10 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
                     if (row, copy) not in done:
                         out[row][copy][0].append(token)
                         out[row][copy][1].append(logps[n][copy])
-                        if token == stop_id:
+                        if token == stop_id or step + 1 == left_to[row]:
                             done.add((row, copy))
             left = [n for n, row in enumerate(alive) if any((row, copy) not in done for copy in range(copies))]
-            if not left or step == max_new - 1:
+            if not left:
                 break
             if len(left) <= 0.75 * len(alive):     # rows that are finished leave the batch
                 keep = torch.tensor(left, device=device)
@@ -608,7 +611,8 @@ def judge(sample, response):
     except synth.CallSyntaxError:
         return "unparseable"
     if target is None:
-        called = calls or not response.startswith("[") and re.search(r"\w\(", response)      # in prose too
+        names = "|".join(re.escape(tool["name"]) for tool in sample.tools)
+        called = calls or re.search(rf"(?<!\w)({names})\s*\(", response)      # in prose too
         return "call where none was due" if called else None if response else "unparseable"
     return check_calls(calls, answers_from(target, sample.tools), sample.tools)
 
@@ -731,16 +735,18 @@ def bfcl_sample(case):
 def read_answers(path):
     """{id: response} of a JSON lines file with `id` and `result`. Raises ValueError with file and line."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
     found = {}
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            found[record["id"]] = record["result"] if isinstance(record["result"], str) else json.dumps(record["result"])
-        except (ValueError, KeyError, TypeError):
+            found[record["id"]] = record["result"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path}, line {number}: not a JSON object with `id` and `result`") from None
+        if not isinstance(record["result"], str):
+            raise ValueError(f"{path}, line {number}: `result` is to be the model's text; calls that an API has parsed are not scored")
     return found
 
 
@@ -862,9 +868,11 @@ def main(argv=None):
 
 
 def check_folder(path):
-    """Raises ValueError if there is no folder for the file `path` to be written into: before the work, not after it."""
+    """Raises ValueError if the file `path` cannot be written, for want of a folder: before the work, not after it."""
     if path and not Path(path).parent.is_dir():
         raise ValueError(f"--out {path}: there is no folder {Path(path).parent}")
+    if path and Path(path).is_dir():
+        raise ValueError(f"--out {path} is a folder: give a file")
 
 
 def write_records(records, path):

@@ -10,10 +10,12 @@ loads). A stage writes into a temporary folder that is renamed when it is whole:
 run that was stopped goes on with the same command, and ends with the same numbers.
 """
 
+import hashlib
 import html
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections import Counter
@@ -27,9 +29,9 @@ import torch
 from transformers import HfArgumentParser
 
 import synth
-from dpo import LOSSES, DPOConfig, optimize, paired_tree
+from dpo import DPOConfig, check_preference, optimize, paired_tree
 from eval import ERROR_KINDS, MAX_NEW, evaluate, interval, paired_interval, summarize
-from mcts import OUTCOMES, Node, SearchConfig, Tree, preference_pairs, read_trees, search, show, write_trees
+from mcts import Node, SearchConfig, Tree, check_search, preference_pairs, read_trees, room_for, search, show, write_trees
 from sft import (CURRICULA, TOKENS, SFTConfig, add_lora, context_length, fingerprint, load_lora, load_model, load_training_set,
                  merge_lora, perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
 
@@ -42,7 +44,8 @@ class LoopConfig(SFTConfig):
     iters: int = 3                   # rounds of the second stage
     buffer: float = 1.0              # share of the training set in the replay buffer (the paper: 0.5)
     pick: float = 0.25               # share of the buffer picked in a round (the paper: 0.1, the released script: 0.3)
-    reach: float = 0.05              # samples whose target is less probable are picked last; 0: never mind (the paper)
+    reach: float | None = None       # samples whose calls are less probable are picked last; 0: never mind (the paper); default
+                                     # 0.05 in the simulated world, 0 with --data: the longer a target, the less probable
     replay: float = 0.0              # original samples whose targets are trained on beside the trees, as a share of them
     n_test: int = 600                # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out
@@ -57,13 +60,14 @@ class LoopConfig(SFTConfig):
 def complexity(model, tokenizer, samples, reach=0.0, progress=True):
     """(samples,) what to pick by: the perplexity of the target under the policy (paper.md, 2a).
 
-    reach: samples whose target has a lower probability than this come last, the farthest at the very end: the search
+    reach: samples whose calls have a lower probability than this come last, the farthest at the very end: the search
     would hardly find a right response there, and preferences cannot teach what the policy never does. 0: the paper's
-    rule, which is made for a model that is right on most samples.
+    rule, which is made for a model that is right on most samples. Where the target is text, many a text is right.
     """
     h = perplexities(model, tokenizer, samples, progress=progress)
     logp = -np.log(h) * [len(synth.target_ids(tokenizer, sample)) for sample in samples]
-    return np.where(logp >= np.log(reach), h, logp) if reach else h
+    called = np.array([sample.calls is not None for sample in samples])
+    return np.where(called & (logp < np.log(reach)), logp, h) if reach else h
 
 
 def pick_complex(model, tokenizer, buffer, share, hardness=complexity):
@@ -127,6 +131,14 @@ def check_settings(out, configs, weights):
     be taken further.
     """
     settings = {key: value for cfg in configs for key, value in asdict(cfg).items() if key not in MAY_CHANGE} | {"weights": weights}
+    if configs[0].data:
+        try:
+            settings["data_hash"] = hashlib.sha256(Path(configs[0].data).read_bytes()).hexdigest()[:16]
+        except OSError as error:
+            raise synth.DataError(f"{configs[0].data}: cannot be read ({error.strerror})") from None
+    others = [p.name for p in out.glob("*") if not re.fullmatch(r"(data|base|warmup|iter\d+)(\.tmp)?|config\.tmp", p.name)]
+    if others and not (out / "config.json").exists():
+        raise ValueError(f"{out} has other things in it, such as {others[0]}: give a new folder as --out")
     if (out / "config.json").exists():
         before = json.loads((out / "config.json").read_text(encoding="utf-8"))
         changed = [f"{key} {before.get(key)} -> {settings.get(key)}" for key in before | settings if before.get(key) != settings.get(key)]
@@ -138,25 +150,21 @@ def check_settings(out, configs, weights):
 def check_sizes(cfg, search_cfg, pref_cfg):
     """Raises ValueError for a setting that no run can have."""
     at_least_one = {"iters": cfg.iters, "n": cfg.n, "n_test": cfg.n_test, "epochs": cfg.epochs, "rank": cfg.rank,
-                    "batch_tokens": cfg.batch_tokens, "micro_tokens": cfg.micro_tokens,
-                    "simulations": search_cfg.simulations, "k": search_cfg.k, "depth": search_cfg.depth,
-                    "max_new": search_cfg.max_new, "pref_epochs": pref_cfg.pref_epochs,
-                    "pref_batch": pref_cfg.pref_batch, "pref_micro_tokens": pref_cfg.pref_micro_tokens}
+                    "batch_tokens": cfg.batch_tokens, "micro_tokens": cfg.micro_tokens}
     for name, value in at_least_one.items():
         if value < 1:
             raise ValueError(f"--{name} has to be at least 1 (got {value})")
     for name, value in (("buffer", cfg.buffer), ("pick", cfg.pick), ("test_share", cfg.test_share)):
         if not 0 < value <= 1:
             raise ValueError(f"--{name} has to be above 0 and at most 1 (got {value})")
-    if not 0 <= cfg.reach <= 1:
+    if not 0 <= (cfg.reach or 0) <= 1:
         raise ValueError(f"--reach is a probability (got {cfg.reach})")
-    if search_cfg.temperature <= 0:
-        raise ValueError(f"--temperature has to be above 0: search needs different samples (got {search_cfg.temperature})")
+    check_search(search_cfg)
+    check_preference(pref_cfg)
     if cfg.replay < 0 or cfg.replay and not pref_cfg.sft_weight:
         raise ValueError(f"--replay is at least 0, and above it needs --sft_weight: without that give --replay 0 (got "
                          f"{cfg.replay}, {pref_cfg.sft_weight})")
-    for name, value, choices in (("eval_split", cfg.eval_split, ("test", "val")), ("outcome", search_cfg.outcome, OUTCOMES),
-                                 ("loss", pref_cfg.loss, LOSSES), ("curriculum", cfg.curriculum, CURRICULA)):
+    for name, value, choices in (("eval_split", cfg.eval_split, ("test", "val")), ("curriculum", cfg.curriculum, CURRICULA)):
         if value not in choices:
             raise ValueError(f"--{name} is one of {', '.join(choices)} (got {value})")
 
@@ -173,13 +181,14 @@ def make_data(cfg, model, tokenizer, folder, room=0):
         for sample in train:
             opening = next((m for m in sample.messages if m["role"] == "user"), sample.messages[0])
             talks.setdefault(json.dumps([sample.tools, opening]), []).append(sample)
-        talks, test = list(talks.values()), []
+        talks, test, most = list(talks.values()), [], min(cfg.n_test, cfg.test_share * len(train))
         random.Random(cfg.seed).shuffle(talks)
-        while len(talks) > 1 and len(test) + len(talks[-1]) <= max(len(talks[-1]), min(cfg.n_test, cfg.test_share * len(train))):
+        talks.sort(key=lambda talk: -(len(talk) > max(1, most)))     # those too long to be held out stand first
+        while len(talks) > 1 and len(test) + len(talks[-1]) <= max(1, most):
             test += talks.pop()
         train = [sample for talk in talks for sample in talk]
         if not test:
-            raise synth.DataError(f"{cfg.data}: a single conversation is too little to train on some and score on others")
+            raise synth.DataError(f"{cfg.data}: there is no conversation short enough to score on, and another to train on")
     else:
         test = synth.make_samples(cfg.n_test, cfg.eval_split, 0)
         test, too_long = split_too_long(tokenizer, test, context_length(model, cfg.max_tokens, room))
@@ -272,6 +281,7 @@ def main(argv=None, hardness=None, search=search):
     """The method. hardness, search: other ways to pick samples and to grow trees, to compare it with."""
     cfg, search_cfg, pref_cfg = HfArgumentParser((LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(argv)
     check_sizes(cfg, search_cfg, pref_cfg)
+    cfg.reach = (0.0 if cfg.data else 0.05) if cfg.reach is None else cfg.reach
     out = Path(cfg.out)
     model, tokenizer = load_model(cfg.model, cfg.device)
     settings = check_settings(out, (cfg, search_cfg, pref_cfg), fingerprint(model))
@@ -280,8 +290,9 @@ def main(argv=None, hardness=None, search=search):
 
     if not (out / "data").exists():
         with stage(out / "data") as folder:
-            make_data(cfg, model, tokenizer, folder, room=max(MAX_NEW, search_cfg.max_new))
-    (out / "config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+            make_data(cfg, model, tokenizer, folder, room=max(MAX_NEW, room_for(tokenizer, search_cfg)))
+    (out / "config.tmp").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    os.replace(out / "config.tmp", out / "config.json")
     train, _ = synth.read_samples(out / "data" / "train.jsonl")
     test, _ = synth.read_samples(out / "data" / "test.jsonl")
     print(f"{len(train)} training samples, {len(test)} held out")

@@ -217,6 +217,11 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     return [found[i] for i in range(len(samples))]
 
 
+def room_for(tokenizer, cfg):
+    """Tokens behind a prompt at most: a response and the question that asks for its grade."""
+    return cfg.max_new + len(synth.grade_ids(tokenizer)[0]) + 1
+
+
 def tokens_in_flight(prompt, cfg):
     """Places in the cache that a tree takes at most: prompt, path, and k continuations."""
     return len(prompt) + (cfg.k + 1) * cfg.max_new
@@ -376,7 +381,7 @@ def write_trees(trees, path):
 def read_trees(path):
     """Trees that `write_trees` wrote. Raises ValueError with file and line."""
     trees = []
-    with open(path, encoding="utf-8") as f:
+    with open(path, encoding="utf-8-sig") as f:
         for number, line in enumerate(f, 1):
             try:
                 record = json.loads(line)
@@ -385,6 +390,17 @@ def read_trees(path):
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{path}, line {number}: not a tree ({error})") from None
     return trees
+
+
+def check_search(cfg):
+    """Raises ValueError for a setting that no search can have."""
+    for name in ("simulations", "k", "depth", "max_new"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"--{name} has to be at least 1 (got {getattr(cfg, name)})")
+    if cfg.temperature <= 0:
+        raise ValueError(f"--temperature has to be above 0: search needs different samples (got {cfg.temperature})")
+    if cfg.outcome not in OUTCOMES:
+        raise ValueError(f"--outcome is one of {', '.join(OUTCOMES)} (got {cfg.outcome})")
 
 
 @dataclass
@@ -406,11 +422,12 @@ def main(argv=None):
     if cfg.trees:
         trees = read_trees(cfg.trees)
     else:
+        check_search(search_cfg)
         check_folder(cfg.out)
         model, tokenizer = load_model(cfg.model, cfg.device)
         samples, _ = (synth.read_samples(cfg.data, cfg.skip_bad) if cfg.data
                       else (synth.make_samples(cfg.n, "train", cfg.seed), 0))
-        limit = context_length(model, cfg.max_tokens, room=search_cfg.max_new)
+        limit = context_length(model, cfg.max_tokens, room=room_for(tokenizer, search_cfg))
         samples, too_long = split_too_long(tokenizer, samples[:cfg.n], limit)
         if too_long:
             print(f"{too_long} samples left out: longer than {limit} tokens")

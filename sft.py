@@ -132,7 +132,28 @@ def load_model(path, device="auto"):
         raise ModelError(f"{path}: no model could be loaded ({str(error).strip().splitlines()[0]})") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device).eval(), tokenizer
+    model = model.to(device).eval()
+    check_architecture(model, path)
+    return model, tokenizer
+
+
+@torch.no_grad()
+def check_architecture(model, path):
+    """Raises ModelError for a model whose logits are not its head's of its last hidden states, or that takes no mask, positions
+    or cache of ours: everything here goes that way."""
+    tokens = [i % model.config.get_text_config().vocab_size for i in (1, 5, 7, 3)]
+    try:
+        batch = lay_out([[[(tokens[:1], -1, False), (tokens[1:], 0, True)]]], 0).to(model.device)
+        ours = learned_logits(model, batch)
+        with autocast(model.device):
+            out = model(input_ids=batch.ids, use_cache=True)
+        alike = torch.allclose(ours, out.logits[0, :-1].float(), rtol=0.05, atol=0.05)
+        alike &= all(layer.keys.shape[-2] == len(tokens) for layer in out.past_key_values.layers)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+        raise ModelError(f"{path}: {type(model).__name__} cannot be used here ({str(error).strip().splitlines()[0]})") from None
+    if not alike:
+        raise ModelError(f"{path}: {type(model).__name__} cannot be used here: its logits are not simply its head's, as Llama's and Qwen's "
+                         "are")
 
 
 def fingerprint(model):
@@ -454,9 +475,14 @@ def split_too_long(tokenizer, samples, max_tokens):
 
 
 def context_length(model, limit, room=0):
-    """Tokens that a sample may have: `limit`, or the model's context less `room` where that is less."""
-    context = getattr(model.config, "max_position_embeddings", None)
-    return max(0, min(limit, context - room)) if context else limit
+    """Tokens that a sample may have: `limit`, or the model's context less `room` where that is less.
+
+    A sliding window counts as a context: here every token sees all before it.
+    """
+    config = model.config.get_text_config()
+    sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    contexts = [size for size in (getattr(config, "max_position_embeddings", None), sliding) if size]
+    return max(0, min(limit, *(size - room for size in contexts))) if contexts else limit
 
 
 # ---------------------------------------------------------------------------------------------
@@ -582,6 +608,7 @@ def main(argv=None):
         from base.train import BaseConfig, train_base    # built on this file
         return train_base(*HfArgumentParser(BaseConfig).parse_args_into_dataclasses(argv))
     cfg, = HfArgumentParser(SFTConfig).parse_args_into_dataclasses(argv)
+    make_folder(cfg.out)
     model, tokenizer = load_model(cfg.model, cfg.device)
     samples = load_training_set(cfg, tokenizer, model)
     torch.manual_seed(cfg.seed)
@@ -594,6 +621,14 @@ def main(argv=None):
     print(f"{cfg.out}: {len(samples)} samples, {len(losses)} updates, perplexity of targets {before:.2f} -> {after:.2f}")
 
 
+def make_folder(path):
+    """The folder for results, before the work and not after it. Raises ValueError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {path}: {error.strerror}") from None
+
+
 def run(main):
     """Call a stage's main: a user's mistake ends with one line and status 1, Ctrl-C with status 130."""
     try:
@@ -601,7 +636,8 @@ def run(main):
     except (ModelError, TrainingError, synth.DataError, ValueError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
-        print(f"\n{Path(sys.argv[0]).name}: stopped; the same command goes on where a finished stage was saved")
+        name = Path(sys.argv[0]).name
+        print(f"\n{name}: stopped" + ("; the same command goes on where a finished stage was saved" if name == "loop.py" else ""))
         sys.exit(130)
 
 

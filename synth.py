@@ -1399,29 +1399,40 @@ def tool_style(tokenizer):
     return tokenizer.init_kwargs.get("tool_style", "json")
 
 
-def chat_text(tokenizer, messages):
-    """Messages through the chat template, up to where the assistant's answer begins."""
+def chat_text(tokenizer, messages, prompt=True):
+    """Messages through the chat template; prompt: up to where the assistant's next answer begins."""
+    own = {} if tokenizer.chat_template else {"chat_template": DEFAULT_TEMPLATE}
     try:
-        return tokenizer.apply_chat_template(messages, chat_template=tokenizer.chat_template or DEFAULT_TEMPLATE,
-                                             add_generation_prompt=True, tokenize=False)
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False, **own)
     except Exception as error:      # a template may raise what it likes; some take no system message
         if [m["role"] for m in messages[:2]] == ["system", "user"]:
             first = {"role": "user", "content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
-            return chat_text(tokenizer, [first, *messages[2:]])
+            return chat_text(tokenizer, [first, *messages[2:]], prompt)
         raise DataError(f"the model's chat template does not take the roles {', '.join(m['role'] for m in messages)} ({error})") from None
 
 
 def end_of_turn(tokenizer):
     """The text that ends an assistant's turn in the chat template, such as <|im_end|>."""
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "ANSWER"}]
-    text = tokenizer.apply_chat_template(messages, chat_template=tokenizer.chat_template or DEFAULT_TEMPLATE, tokenize=False)
-    ids = tokenizer(text.rsplit("ANSWER", 1)[1].strip(), add_special_tokens=False)["input_ids"]
+    ids = tokenizer(behind_answer(chat_text(tokenizer, messages, prompt=False)).strip(), add_special_tokens=False)["input_ids"]
+    if not ids and not tokenizer.eos_token:
+        raise DataError("neither the model's chat template nor its tokenizer says how an answer ends")
     return tokenizer.decode(ids[:1]) if ids else tokenizer.eos_token
+
+
+def behind_answer(text):
+    """What a chat template writes behind the word ANSWER, an assistant's message. Raises DataError where it leaves it out."""
+    if "ANSWER" not in text:
+        raise DataError("the model's chat template leaves out what the assistant says")
+    return text.rsplit("ANSWER", 1)[1]
 
 
 def prompt_ids(tokenizer, sample):
     """Token ids of the prompt: system message with the tools, then the conversation."""
-    messages = [{"role": "system", "content": system_message(sample, tool_style(tokenizer))}, *sample.messages]
+    first, rest = system_message(sample, tool_style(tokenizer)), sample.messages
+    if rest and rest[0]["role"] == "system":      # a sample's own goes behind ours: many templates take one only
+        first, rest = first + "\n\n" + rest[0]["content"], rest[1:]
+    messages = [{"role": "system", "content": first}, *rest]
     return tokenizer(chat_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
 
 
@@ -1434,7 +1445,7 @@ def grade_ids(tokenizer):
     """Self-evaluation: ids that follow an answer so far and ask for its grade, and the first id of each of GRADES."""
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "ANSWER"},
                 {"role": "user", "content": GRADE_PROMPT}]
-    question = chat_text(tokenizer, messages).rsplit("ANSWER", 1)[1]
+    question = behind_answer(chat_text(tokenizer, messages))
     encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
     return encode(question), [encode(grade)[0] for grade in GRADES]
 
@@ -1673,8 +1684,11 @@ def normalize_tool(tool):
     if "properties" not in parameters:     # a flat table of parameters; nothing says which are required
         parameters = {"properties": {k: v for k, v in parameters.items() if isinstance(v, dict)}}
     properties = {key: plain_type(p) for key, p in (parameters["properties"] or {}).items() if isinstance(p, dict)}
+    required = parameters.get("required") or []
+    if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
+        raise ValueError(f"required, of the tool {tool['name']!r}, is a list of parameters (got {required!r})")
     return {"name": tool["name"], "description": tool.get("description") or "",
-            "parameters": {"type": "dict", "properties": properties, "required": parameters.get("required") or []}}
+            "parameters": {"type": "dict", "properties": properties, "required": required}}
 
 
 def normalize_tools(tools):
@@ -1706,7 +1720,8 @@ def check_sample(sample):
         raise ValueError(f"level is easy, medium or hard, or left out (got {sample.level!r})")
     if sample.today:
         try:
-            day.fromisoformat(sample.today)
+            if day.fromisoformat(sample.today).isoformat() != sample.today:
+                raise ValueError
         except (TypeError, ValueError):
             raise ValueError(f"today is a date such as 2026-03-14, or left out (got {sample.today!r})") from None
     for m in sample.messages:
@@ -1716,6 +1731,12 @@ def check_sample(sample):
         raise ValueError("the conversation must end with a user's or a tool's message")
     if not sample.target.strip():
         raise ValueError("the target is empty")
+    if not isinstance(sample.id, str) or not isinstance(sample.scenario, str):
+        raise ValueError("id and scenario are text")
+    try:
+        json.dumps(asdict(sample), ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("half a character, such as \\ud83d, which no UTF-8 text has") from None
     tools = {t["name"]: t["parameters"] for t in sample.tools}
     for name, args in sample.calls or ():
         if name not in tools:
@@ -1753,6 +1774,9 @@ def from_record(record, name):
             raise ValueError("no answer of the assistant")
     elif {"tools", "messages", "target"} <= set(record):
         known = {k: record[k] for k in Sample.__dataclass_fields__ if k in record}
+        if not isinstance(known["target"], str):
+            raise ValueError(f"the target is text: calls as [name(parameter=value)], or words (got {known['target']!r})")
+        known["target"] = known["target"].strip()
         samples = [Sample(**{"id": name, **known, "tools": normalize_tools(record["tools"])})]
     else:
         raise ValueError("neither our layout (tools, messages, target) nor ToolACE's (system, conversations)")
@@ -1775,7 +1799,7 @@ def read_samples(path, skip_bad=False):
     missing or empty file too.
     """
     try:
-        with open(path, encoding="utf-8") as f:
+        with open(path, encoding="utf-8-sig") as f:
             text = f.read()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else 'not UTF-8 text'})")
@@ -1785,6 +1809,8 @@ def read_samples(path, skip_bad=False):
             records = [(f"{path}: record {i}", json.dumps(r)) for i, r in enumerate(json.loads(text), 1)]
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})")
+        except RecursionError:
+            raise DataError(f"{path}: lists within lists without end")
     else:
         records = [(f"{path}, line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     samples, skipped = [], 0
@@ -1844,4 +1870,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (DataError, ValueError, OSError) as error:
+        sys.exit(f"synth.py: {error}")

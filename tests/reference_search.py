@@ -61,12 +61,13 @@ def last_logits(model, ids, n):
 def expansion(model, tokenizer, tree, leaf, cfg, stop_id):
     """k continuations of a leaf, as mcts.expand takes them: each a sampled step, then its rollout."""
     before, responses = tree.prompt + tree.so_far(leaf), []
+    left = cfg.max_new - len(tree.so_far(leaf))
     last_step = len(tree.path(leaf)) + 1 >= cfg.depth     # the rest of the response is one step
     call = lambda ids, room, *criteria: generate(model, ids, room, cfg.temperature, stop_id, tokenizer.pad_token_id, criteria)
     for _ in range(cfg.k):
-        ids, logps = call(before, cfg.max_new, *([] if last_step else [StepEnd(tokenizer, len(tree.prompt))]))
-        if ids[-1] != stop_id and len(ids) < cfg.max_new:
-            rest, more = call(before + ids, cfg.max_new - len(ids))
+        ids, logps = call(before, left, *([] if last_step else [StepEnd(tokenizer, len(tree.prompt))]))
+        if ids[-1] != stop_id and len(ids) < left:
+            rest, more = call(before + ids, left - len(ids))
             ids, logps = ids + rest, logps + more
         responses.append((ids, logps))
     return responses

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -246,6 +247,8 @@ def test_unknown_losses_and_losses_that_are_no_number(policy, tokenizer, searche
 
 def test_the_command_trains_on_saved_trees(checkpoint, tokenizer, tmp_path, capsys):
     trees = [searched(seed, len(tokenizer)) for seed in range(4)]
+    sample = synth.make_samples(1, "train", 0)[0]
+    trees = [replace(tree, sample=sample, prompt=synth.prompt_ids(tokenizer, sample)) for tree in trees]
     write_trees(trees, tmp_path / "trees.jsonl")
     dpo.main(["--model", str(checkpoint), "--trees", str(tmp_path / "trees.jsonl"), "--out", str(tmp_path / "out"),
               "--pref_epochs", "2", "--loss", "simpo", "--beta", "2", "--rank", "2", "--device", "cpu"])
@@ -261,6 +264,14 @@ def test_mistakes_in_the_command_say_what_to_do(checkpoint, tmp_path):
     flat = searched(1, 50)
     for n in flat.nodes:
         n.q = 0.0
+    write_trees([flat], tmp_path / "flat.jsonl")
+    with pytest.raises(ValueError, match="was made with another tokenizer"):
+        dpo.main(["--model", str(checkpoint), "--trees", str(tmp_path / "flat.jsonl"), "--out", str(tmp_path / "x")])
+    for flag, value in (("--pref_epochs", "0"), ("--pref_batch", "-1"), ("--beta", "0"), ("--loss", "kto")):
+        with pytest.raises(ValueError, match=flag):
+            dpo.main(["--model", str(checkpoint), "--trees", str(tmp_path / "flat.jsonl"), "--out", str(tmp_path / "x"), flag, value])
+    flat.sample = synth.make_samples(1, "train", 0)[0]
+    flat.prompt = synth.prompt_ids(sft.load_model(checkpoint, "cpu")[1], flat.sample)
     write_trees([flat], tmp_path / "flat.jsonl")
     with pytest.raises(ValueError, match=r"flat\.jsonl: no tree has a pair"):
         dpo.main(["--model", str(checkpoint), "--trees", str(tmp_path / "flat.jsonl"), "--out", str(tmp_path / "x")])

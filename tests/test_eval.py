@@ -70,7 +70,7 @@ def test_decoding_goes_on_behind_prefixes(model, prompts):
     model.generation_config.eos_token_id = None
     index, prefixes = [0, 0, 5, 4, 2, 0], [[9, 8, 7], [], [11], [30, 31, 32, 33, 34, 35, 36], [12, 13], [9, 8]]
     found = decode(Prompts(model, prompts), index, prefixes, 8, NO_STOP)
-    assert one_each(found) == [greedy(model, prompts[i] + prefix, 8) for i, prefix in zip(index, prefixes)]
+    assert one_each(found) == [greedy(model, prompts[i] + prefix, 8 - len(prefix)) for i, prefix in zip(index, prefixes)]
 
 
 @pytest.mark.parametrize("copies", [1, 3])
@@ -163,7 +163,7 @@ def test_tokens_are_counted(qwen2, prompts):
 def test_reduced_precision_decodes_too(qwen2, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     found = decode(Prompts(qwen2, [[7, 8, 9], [10]]), [0, 1, 1], [[], [6], []], 5, NO_STOP)
-    assert all(len(ids) == 5 and all(map(math.isfinite, logps)) for (ids, logps), in found)
+    assert [len(ids) for (ids, _), in found] == [5, 4, 5] and all(map(math.isfinite, sum((logps for (_, logps), in found), [])))
 
 
 def test_stop_token_and_response_text(tokenizer, chatml, samples):
@@ -212,6 +212,7 @@ TEXT = due(synth.NO_TOOL)
     (TEXT, "[stop()]", "call where none was due"),
     (TEXT, "Sure: stop()", "call where none was due"),
     (TEXT, "Stop (or not).", None),
+    (TEXT, "Please tell me the file(s) to nonstop(ly) play.", None),
     (TEXT, "[stop(", "unparseable"),
 ])
 def test_judge(sample, response, error):
@@ -341,6 +342,14 @@ def test_answers_to_bfcls_questions_are_scored(tmp_path, capsys):
     assert "100.0%" in capsys.readouterr().out
 
 
+def test_a_file_with_a_byte_order_mark_is_read(heldout, tmp_path):
+    (tmp_path / "answers.jsonl").write_text('{"id": "a", "result": "x"}\n', encoding="utf-8-sig")
+    assert evaluation.read_answers(tmp_path / "answers.jsonl") == {"a": "x"}
+    (tmp_path / "answers.jsonl").write_text('{"id": "a", "result": [{"f": "{}"}]}\n')
+    with pytest.raises(ValueError, match="line 1: `result` is to be the model's text"):
+        evaluation.read_answers(tmp_path / "answers.jsonl")
+
+
 @pytest.mark.parametrize("line", ["{", '{"id": "b"}', '["b", "x"]', "3"])
 def test_a_bad_answer_is_named_by_file_and_line(heldout, tmp_path, line):
     path = write_answers(tmp_path / "answers.jsonl", {"id": "a", "result": ""}, line)
@@ -361,6 +370,7 @@ def test_mistakes_in_the_command_say_what_to_do(heldout, tmp_path):
             (["--answers", path, "--samples", "4"], "--samples needs --model"),
             (["--model", "base", "--samples", "4", "--temperature", "0"], "--temperature above it"),
             (["--answers", path, "--out", str(tmp_path / "none" / "x")], "there is no folder"),
+            (["--answers", path, "--out", str(tmp_path)], "is a folder: give a file"),
             (["--model", "base", "--device", "gpu"], "--device gpu: "),
             (["--answers", path, "--bench", "bfcl", "--categories", "java"], "no BFCL category 'java'"),
             (["--answers", path, "--data", str(tmp_path / "none")], "none: cannot be read")):

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,6 +16,7 @@ import loop
 import mcts
 import sft
 import synth
+from conftest import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--n", "16", "--n_test", "10", "--iters", "2", "--simulations", "2", "--k", "2", "--max_new", "24", "--rank", "2",
@@ -146,7 +148,43 @@ def test_a_mistake_leaves_nothing_that_would_be_in_the_way(finished, tmp_path):
         with pytest.raises(ValueError):
             loop.main(arguments(checkpoint, tmp_path / "run", *mistake))
         assert not (tmp_path / "run" / "config.json").exists()
-    loop.check_settings(tmp_path / "run", (), "any")
+    loop.check_settings(tmp_path / "run", (loop.LoopConfig(),), "any")
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(finished, tmp_path):
+    checkpoint, _ = finished
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    (tmp_path / "run" / "final" / "thesis.txt").write_text("all of it")
+    with pytest.raises(ValueError, match="has other things in it, such as final"):
+        loop.main(arguments(checkpoint, tmp_path / "run"))
+    assert [p.name for p in (tmp_path / "run").rglob("*")] == ["final", "thesis.txt"]
+
+
+def test_another_file_under_the_same_name_is_another_setting(tmp_path):
+    (tmp_path / "my.jsonl").write_text("one")
+    cfg = loop.LoopConfig(data=str(tmp_path / "my.jsonl"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(loop.check_settings(tmp_path / "run", (cfg,), "any")))
+    loop.check_settings(tmp_path / "run", (cfg,), "any")
+    (tmp_path / "my.jsonl").write_text("two")
+    with pytest.raises(ValueError, match="data_hash"):
+        loop.check_settings(tmp_path / "run", (cfg,), "any")
+
+
+def test_long_conversations_are_not_held_out_and_reach_is_for_calls_of_the_world(tmp_path, tokenizer, monkeypatch):
+    samples = synth.make_samples(12, "train", 0)
+    opening = [{"role": "user", "content": "hello"}]
+    long = [synth.Sample(f"l{i}", samples[0].tools, opening, "Hi.") for i in range(40)]
+    synth.write_samples([*long, *samples], tmp_path / "my.jsonl")
+    for seed in range(4):
+        cfg = loop.LoopConfig(data=str(tmp_path / "my.jsonl"), n_test=20, seed=seed)
+        loop.make_data(cfg, tiny("llama", len(tokenizer)), tokenizer, tmp_path)
+        test = synth.read_samples(tmp_path / "test.jsonl")[0]
+        assert 5 <= len(test) <= 10 and not any(s.id.startswith("l") for s in test)
+    called, said = (next(s for s in samples + long if (s.calls is None) == text) for text in (False, True))
+    monkeypatch.setattr(loop, "perplexities", lambda model, tokenizer, samples, progress: np.full(len(samples), 9.0))
+    assert (loop.complexity(None, tokenizer, [called, said], reach=0.05) > 0).tolist() == [False, True]
+    assert (loop.complexity(None, tokenizer, [called, said], reach=0.0) == 9).all()
 
 
 def test_answers_of_one_conversation_are_all_trained_on_or_all_held_out(finished, tmp_path):

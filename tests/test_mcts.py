@@ -208,6 +208,19 @@ def test_what_a_tree_holds(model, tokenizer, few, monkeypatch):
                 assert this.final == (this.ids[-1] == stop_id or len(ids) >= CFG.max_new)
 
 
+def test_no_response_is_longer_than_it_may_be(qwen2, tokenizer, few):
+    short = replace(CFG, simulations=8, max_new=9, target_step=False)
+    for tree in search(qwen2, tokenizer, few, short, progress=False):
+        lengths = [len(tree.so_far(n)) for n in range(len(tree.nodes))]
+        assert max(lengths) <= 9 and len(tree.right or ()) <= 9
+
+
+def test_mistakes_in_the_search_say_what_to_do(checkpoint):
+    for flag, value in (("--max_new", "0"), ("--k", "0"), ("--temperature", "0"), ("--outcome", "best")):
+        with pytest.raises(ValueError, match=flag):
+            mcts.main(["--model", str(checkpoint), flag, value])
+
+
 def test_a_finished_response_has_its_own_outcome(qwen2, tokenizer, few):
     for tree in search(qwen2, tokenizer, few, replace(CFG, outcome="graded"), progress=False):
         for n, this in enumerate(tree.nodes):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import (AutoModelForCausalLM, BloomConfig, Gemma2Config, GPT2Config, GraniteConfig, MambaConfig,
+                          MistralConfig)
 
 import sft
 import synth
@@ -221,6 +222,29 @@ def test_a_model_that_cannot_be_loaded_says_so_in_one_line(tmp_path, files):
     with pytest.raises(ModelError, match="model: no model could be loaded") as caught:
         load_model(str(folder), "cpu")
     assert "\n" not in str(caught.value)
+
+
+SHAPE = dict(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             pad_token_id=0, bos_token_id=None, eos_token_id=1, initializer_range=0.3)
+
+
+@pytest.mark.parametrize("kind, usable", [
+    (GraniteConfig(**SHAPE, logits_scaling=8.0), False), (MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2), False),
+    (BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4), False), (MistralConfig(**SHAPE, sliding_window=16), True),
+    (Gemma2Config(**{**SHAPE, "head_dim": 8}, final_logit_softcapping=0.5), False),
+    (GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4), True)], ids=lambda x: x.model_type if hasattr(x, "model_type") else "")
+def test_a_model_that_would_be_scored_wrongly_is_refused(kind, usable, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(kind).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    if usable:
+        model, _ = load_model(tmp_path / "model", "cpu")
+        window = getattr(kind, "sliding_window", None)
+        assert sft.context_length(model, 4096, room=6) == (window - 6 if window else 1024 - 6)     # every token sees all before it
+    else:
+        with pytest.raises(ModelError, match="ForCausalLM cannot be used here") as caught:
+            load_model(tmp_path / "model", "cpu")
+        assert "\n" not in str(caught.value)
 
 
 @torch.no_grad()

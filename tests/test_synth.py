@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -314,6 +314,11 @@ def test_public_toolace_data_is_read_as_it_is(shared_data):
     ({**OURS, "tools": [{"parameters": {}}]}, "a tool without a name"),
     ({**OURS, "messages": []}, "must end with a user's or a tool's message"),
     ({**OURS, "messages": [{"role": "assistant", "content": "!"}]}, "must end with a user's or a tool's message"),
+    ({**OURS, "target": 5}, "the target is text"),
+    ({**OURS, "id": 5}, "id and scenario are text"),
+    ({**OURS, "today": "20260314"}, "today is a date such as 2026-03-14"),
+    ({**OURS, "messages": [{"role": "user", "content": "\ud83d"}]}, "half a character"),
+    ({**OURS, "tools": [{"name": "f", "parameters": {"properties": {}, "required": True}}]}, "required, of the tool 'f', is a list"),
     ({**TOOLACE, "system": "No tools."}, "no list of tools in the system text"),
     ({**TOOLACE, "conversations": TOOLACE["conversations"][:1]}, "no answer of the assistant"),
     ({**TOOLACE, "conversations": [{"from": "nobody", "value": ""}]}, "a message from 'nobody'"),
@@ -335,6 +340,16 @@ def test_a_bad_record_of_a_list_is_named_by_its_number(tmp_path):
     path.write_text(json.dumps([OURS], indent=1)[:-3])
     with pytest.raises(DataError, match=r"bad\.json, line \d+: not JSON"):
         read_samples(path)
+
+
+def test_marks_and_blanks_around_what_is_meant_change_nothing(tmp_path):
+    plain, _ = read_samples(write_lines(tmp_path / "a.jsonl", OURS, OURS))
+    spaced = "".join(json.dumps({**OURS, "target": f"\n {OURS['target']} "}) + "\r\n" for _ in plain)
+    (tmp_path / "b.jsonl").write_bytes(b"\xef\xbb\xbf" + spaced.encode())
+    assert read_samples(tmp_path / "b.jsonl") == (plain, 0) and plain[0].calls
+    (tmp_path / "c.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="lists within lists"):
+        read_samples(tmp_path / "c.json")
 
 
 def test_a_broken_answer_in_published_data_is_counted(tmp_path):
@@ -480,6 +495,21 @@ def test_a_field_that_means_nothing_is_told_with_its_line(tmp_path, fields, mess
     (tmp_path / "samples.jsonl").write_text(json.dumps(record) + "\n")
     with pytest.raises(synth.DataError, match=f"line 1.*{message}"):
         synth.read_samples(tmp_path / "samples.jsonl")
+
+
+def test_templates_that_say_less_or_more_than_usual(chatml, drawn):
+    sample, odd = drawn["train"][0], copy.deepcopy(chatml)
+    odd.chat_template = {"default": chatml.chat_template, "rag": "no"}      # several by name
+    assert prompt_ids(odd, sample) == prompt_ids(chatml, sample) and synth.end_of_turn(odd) == "<|im_end|>"
+    odd.chat_template = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(DataError, match="leaves out what the assistant says"):
+        synth.end_of_turn(odd)
+    odd.chat_template, odd.eos_token = "{% for m in messages %}{{ m.content }}{% endfor %}", None
+    with pytest.raises(DataError, match="how an answer ends"):
+        synth.end_of_turn(odd)
+    two = replace(sample, messages=[{"role": "system", "content": "Be brief."}, *sample.messages])
+    text = chatml.decode(prompt_ids(chatml, two))
+    assert text.count("<|im_start|>system") == 1 and "Be brief.<|im_end|>" in text
 
 
 def test_a_template_without_a_system_role_gets_the_tools_with_the_first_message(chatml, drawn):
