@@ -26,7 +26,7 @@ from sft import (add_lora, cosine, count_tokens, lay_out, learned_logps, like_le
 
 
 # ---------------------------------------------------------------------------------------------
-# Losses (paper.md, section 2d): functions of log-probabilities, one loss a pair
+# Losses (docs/method.md, 2d): functions of log-probabilities, one loss a pair
 # ---------------------------------------------------------------------------------------------
 
 
@@ -221,7 +221,7 @@ def micro_batches(trees, micro_tokens, pad_id):
 
 
 def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
-    """Preference optimization of the LoRA layers on PairedTrees (paper.md, 2d).
+    """Preference optimization of the LoRA layers on PairedTrees (docs/method.md, 2d).
 
     Returns a list with one record an update: loss, accuracy (share of pairs whose chosen fragment is ahead), margin
     (nats times beta) and the cross-entropy of right responses. Raises TrainingError when the loss is no number.

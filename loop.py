@@ -4,7 +4,7 @@
     python loop.py --iters 3 --model Qwen/Qwen2.5-0.5B-Instruct --data my_calls.jsonl --lr 1e-4 --pref_lr 1e-6 \
         --batch_tokens 16384
 
-paper.md's stages in the order in which they happen; each is explained in its own file. Everything goes to `--out`:
+The stages of docs/method.md in the order in which they happen; each is explained in its own file. Everything goes to `--out`:
 config.json, data/, warmup/, iter1/, iter2/, ..., metrics.jsonl, report.html and final/ (a checkpoint that transformers
 loads). A stage writes into a temporary folder that is renamed when it is whole: a folder that exists is finished, so a
 run that was stopped goes on with the same command, and ends with the same numbers.
@@ -58,7 +58,7 @@ class LoopConfig(SFTConfig):
 
 
 def complexity(model, tokenizer, samples, reach=0.0, progress=True):
-    """(samples,) what to pick by: the perplexity of the target under the policy (paper.md, 2a).
+    """(samples,) what to pick by: the perplexity of the target under the policy (docs/method.md, 2a).
 
     reach: samples whose calls have a lower probability than this come last, the farthest at the very end: the search
     would hardly find a right response there, and preferences cannot teach what the policy never does. 0: the paper's
@@ -71,7 +71,7 @@ def complexity(model, tokenizer, samples, reach=0.0, progress=True):
 
 
 def pick_complex(model, tokenizer, buffer, share, hardness=complexity):
-    """The most complex samples (paper.md, 2a), hardest first.
+    """The most complex samples (docs/method.md, 2a), hardest first.
 
     As the released script does, the share is taken among samples with and without a call apart, so that neither kind
     vanishes. hardness: the measure to pick by.

@@ -3,7 +3,7 @@
     python mcts.py --model warmup --data train.jsonl --n 64 --out trees.jsonl    # search and save
     python mcts.py --show 2 --trees trees.jsonl                                  # look at trees
 
-paper.md, sections 2b and 2c. A state is the prompt plus the response so far; an action is a *step*: a function's name
+docs/method.md, 2b and 2c. A state is the prompt plus the response so far; an action is a *step*: a function's name
 with its bracket, or one `param=value` with its delimiter. Each simulation selects a leaf in every tree by PUCT, and
 then all leaves together are expanded (k steps sampled), rolled out, evaluated and backed up: one wave for all trees.
 Nodes keep the token ids that the policy produced; nothing is tokenized again between search and training.
@@ -188,7 +188,7 @@ def backup(tree, node, gamma):
 
 
 def search(model, tokenizer, samples, cfg, seed=0, progress=True):
-    """One finished tree a sample (paper.md, 2b), in the order of the samples.
+    """One finished tree a sample (docs/method.md, 2b), in the order of the samples.
 
     As many trees are in flight as `max_tokens_in_flight` allows, those with prompts of like length together. What a
     tree samples depends on the seed and its own number only, not on which trees are searched beside it.
@@ -330,7 +330,7 @@ def evaluate(born, prompts, tokenizer, cfg, stop_id):
 
 
 def preference_pairs(tree, cfg):
-    """(chosen, rejected) node indices: at each node the children with the highest and the lowest Q (paper.md, 2c).
+    """(chosen, rejected) node indices: at each node the children with the highest and the lowest Q (docs/method.md, 2c).
 
     A response that calls is compared with others that call, one in words with others in words, unless `across` is set:
     preferring calls to words in one sample teaches not to ask back, and not to refuse, in others (docs/base.md).

@@ -347,7 +347,7 @@ def load_lora(model, folder):
 
 
 def sample_tree(tokenizer, sample):
-    """Prompt, then response: the smallest tree. Its loss is over the response only (paper.md, Stage 1)."""
+    """Prompt, then response: the smallest tree. Its loss is over the response only (docs/method.md, stage 1)."""
     return [(synth.prompt_ids(tokenizer, sample), -1, False), (synth.target_ids(tokenizer, sample), 0, True)]
 
 
@@ -453,7 +453,7 @@ def fitting(lengths, max_tokens):
 
 @torch.no_grad()
 def perplexities(model, tokenizer, samples, max_tokens=8192, progress=False):
-    """(samples,) h = exp(-(1/n) sum_t log p(y_t | q, T, y_<t)) of each target under the policy (paper.md, 2a)."""
+    """(samples,) h = exp(-(1/n) sum_t log p(y_t | q, T, y_<t)) of each target under the policy (docs/method.md, 2a)."""
     model.eval()
     trees, found = [sample_tree(tokenizer, s) for s in samples], np.zeros(len(samples))
 
