@@ -7,8 +7,8 @@
 A sample is a toolset, a conversation and the right answer to it: calls, written `[name(param=value, ...), ...]`, or
 plain text where no tool fits or a value is missing (iTool's task, the format of ToolACE and of BFCL's prompting mode).
 A simulated world makes them: 96 Python functions in 16 domains that really run, half of them for training, the
-rest for validation and test; no tool, no drawn value and no way to ask of one split occurs in another. (What the embedded base is
-trained on has tools of its own, and nothing of the world: base/documents.py.) Values are said as they are or in a form
+rest for validation and test; no tool, no value from a list and no way to ask of one split occurs in another. (What the
+embedded base is trained on has tools of its own, and nothing of the world: base/documents.py.) Values are said as they are or in a form
 to work out ("half past three in the afternoon"); some of the forms that the test asks for occur in the base's training
 only (BASE_ONLY), so the warm-up cannot have shown them.
 """
