@@ -8,8 +8,8 @@ segments of text, each below a parent, where a token attends to its ancestors on
 (prompt, response); a toolset with many conversations, or all the steps that a search tried, are larger ones.
 """
 
-import itertools
 import hashlib
+import itertools
 import json
 import math
 import random
