@@ -21,7 +21,7 @@ from transformers import HfArgumentParser
 
 import synth
 from mcts import SearchConfig, preference_pairs, read_trees
-from sft import (add_lora, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters, make_folder, run,
+from sft import (add_lora, check_at_least_one, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters, make_folder, run,
                  save_lora, save_model, segment_sum, step_or_stop, tree_tokens, within_memory)
 
 
@@ -220,14 +220,22 @@ def micro_batches(trees, micro_tokens, pad_id):
         yield *lay_out_trees(part, pad_id), part
 
 
+def check_preference(cfg):
+    """Raises ValueError for a setting that no preference training can have."""
+    check_at_least_one(cfg, "pref_epochs", "pref_batch", "pref_micro_tokens")
+    if cfg.loss not in LOSSES:
+        raise ValueError(f"--loss is one of {', '.join(LOSSES)} (got {cfg.loss})")
+    if cfg.beta <= 0:
+        raise ValueError(f"--beta has to be above 0 (got {cfg.beta})")
+
+
 def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
     """Preference optimization of the LoRA layers on PairedTrees (docs/method.md, 2d).
 
     Returns a list with one record an update: loss, accuracy (share of pairs whose chosen fragment is ahead), margin
     (nats times beta) and the cross-entropy of right responses. Raises TrainingError when the loss is no number.
     """
-    if cfg.loss not in LOSSES:
-        raise ValueError(f"--loss is one of {', '.join(LOSSES)} (got {cfg.loss})")
+    check_preference(cfg)
     rng, updates = random.Random(seed), []
     for _ in range(cfg.pref_epochs):
         rng.shuffle(trees)
@@ -285,17 +293,6 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
     return log
 
 
-def check_preference(cfg):
-    """Raises ValueError for a setting that no preference training can have."""
-    for name in ("pref_epochs", "pref_batch", "pref_micro_tokens"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"--{name} has to be at least 1 (got {getattr(cfg, name)})")
-    if cfg.loss not in LOSSES:
-        raise ValueError(f"--loss is one of {', '.join(LOSSES)} (got {cfg.loss})")
-    if cfg.beta <= 0:
-        raise ValueError(f"--beta has to be above 0 (got {cfg.beta})")
-
-
 @dataclass
 class DPOFiles:
     model: str = "base"          # path or hub name of a causal language model: the policy, and the reference
@@ -314,6 +311,7 @@ def main(argv=None):
     if not files.trees:
         raise ValueError("give --trees, a file that mcts.py wrote")
     check_preference(cfg)
+    check_at_least_one(files, "rank")
     make_folder(files.out)
     model, tokenizer = load_model(files.model, files.device)
     grown = read_trees(files.trees)

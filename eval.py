@@ -26,8 +26,8 @@ from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import (additive, autocast, context_length, count_tokens, fitting, lay_out, like_lengths, load_model, run, tree_tokens,
-                 within_memory)
+from sft import (additive, autocast, check_at_least_one, context_length, count_tokens, fitting, lay_out, like_lengths, load_model,
+                 run, tree_tokens, within_memory)
 from synth import Call
 
 
@@ -148,7 +148,7 @@ def parts_by_padding(padding, most=4):
 @torch.no_grad()
 def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536):
     """Continue rows to their end, `copies` times each. index: prompt of each row; prefixes: ids of the response so far.
-    max_new: tokens that a response may have, its prefix included, which is shorter.
+    max_new: tokens that a response may have, its prefix included; every prefix is shorter.
 
     temperature 0 is greedy; above it, seeds are needed, an integer a row: what a row samples depends on its own alone,
     not on the batch.
@@ -612,7 +612,7 @@ def judge(sample, response):
         return "unparseable"
     if target is None:
         names = "|".join(re.escape(tool["name"]) for tool in sample.tools)
-        called = calls or re.search(rf"(?<!\w)({names})\s*\(", response)      # in prose too
+        called = calls or re.search(rf"(?<!\w)({names})\(", response)      # in prose too
         return "call where none was due" if called else None if response else "unparseable"
     return check_calls(calls, answers_from(target, sample.tools), sample.tools)
 
@@ -805,15 +805,14 @@ def main(argv=None):
     cfg, = HfArgumentParser(EvalConfig).parse_args_into_dataclasses(argv)
     if bool(cfg.model) == bool(cfg.answers):
         raise ValueError("give either --model or --answers")
-    if cfg.n < 1 or cfg.max_new < 1:
-        raise ValueError(f"--n and --max_new are at least 1 (got {cfg.n}, {cfg.max_new})")
+    check_at_least_one(cfg, "n", "max_new")
     if cfg.samples < 0 or cfg.temperature <= 0:
         raise ValueError(f"--samples is at least 0 and --temperature above it (got {cfg.samples}, {cfg.temperature})")
     if cfg.samples and (cfg.answers or cfg.bench == "base"):
         raise ValueError("--samples needs --model, and --bench heldout or bfcl")
     if cfg.split not in ("test", "val"):
         raise ValueError(f"--split is test or val (got {cfg.split})")
-    check_folder(cfg.out)
+    synth.check_folder(cfg.out)
     if cfg.bench == "base":
         if not cfg.model:
             raise ValueError("--bench base needs --model")
@@ -865,14 +864,6 @@ def main(argv=None):
               f"by majority vote, {best:.1f}% with at least one right")
         records = [{**record, "sampled": texts} for record, texts in zip(records, found)]
     write_records(records, cfg.out)
-
-
-def check_folder(path):
-    """Raises ValueError if the file `path` cannot be written, for want of a folder: before the work, not after it."""
-    if path and not Path(path).parent.is_dir():
-        raise ValueError(f"--out {path}: there is no folder {Path(path).parent}")
-    if path and Path(path).is_dir():
-        raise ValueError(f"--out {path} is a folder: give a file")
 
 
 def write_records(records, path):

@@ -32,8 +32,8 @@ import synth
 from dpo import DPOConfig, check_preference, optimize, paired_tree
 from eval import ERROR_KINDS, MAX_NEW, evaluate, interval, paired_interval, summarize
 from mcts import Node, SearchConfig, Tree, check_search, preference_pairs, read_trees, room_for, search, show, write_trees
-from sft import (CURRICULA, TOKENS, SFTConfig, add_lora, context_length, fingerprint, load_lora, load_model, load_training_set,
-                 merge_lora, perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
+from sft import (TOKENS, SFTConfig, add_lora, check_at_least_one, check_training, context_length, fingerprint, load_lora, load_model,
+                 load_training_set, merge_lora, perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
 
 VALUE_ERRORS = ("wrong value", "wrong type", "missing parameter", "unexpected parameter")
 
@@ -136,10 +136,11 @@ def check_settings(out, configs, weights):
             settings["data_hash"] = hashlib.sha256(Path(configs[0].data).read_bytes()).hexdigest()[:16]
         except OSError as error:
             raise synth.DataError(f"{configs[0].data}: cannot be read ({error.strerror})") from None
-    others = [p.name for p in out.glob("*") if not re.fullmatch(r"(data|base|warmup|iter\d+)(\.tmp)?|config\.tmp", p.name)]
-    if others and not (out / "config.json").exists():
-        raise ValueError(f"{out} has other things in it, such as {others[0]}: give a new folder as --out")
-    if (out / "config.json").exists():
+    others = [p.name for p in out.glob("*") if not re.fullmatch(r"(data|base|warmup|iter\d+)(\.tmp)?|config\.tmp|\..*", p.name)]
+    if not (out / "config.json").exists():
+        if others:
+            raise ValueError(f"{out} has other things in it, such as {others[0]}: give a new folder as --out")
+    else:
         before = json.loads((out / "config.json").read_text(encoding="utf-8"))
         changed = [f"{key} {before.get(key)} -> {settings.get(key)}" for key in before | settings if before.get(key) != settings.get(key)]
         if changed:
@@ -149,24 +150,22 @@ def check_settings(out, configs, weights):
 
 def check_sizes(cfg, search_cfg, pref_cfg):
     """Raises ValueError for a setting that no run can have."""
-    at_least_one = {"iters": cfg.iters, "n": cfg.n, "n_test": cfg.n_test, "epochs": cfg.epochs, "rank": cfg.rank,
-                    "batch_tokens": cfg.batch_tokens, "micro_tokens": cfg.micro_tokens}
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise ValueError(f"--{name} has to be at least 1 (got {value})")
+    check_training(cfg)
+    check_search(search_cfg)
+    check_preference(pref_cfg)
+    check_at_least_one(cfg, "iters", "n_test")
     for name, value in (("buffer", cfg.buffer), ("pick", cfg.pick), ("test_share", cfg.test_share)):
         if not 0 < value <= 1:
             raise ValueError(f"--{name} has to be above 0 and at most 1 (got {value})")
-    if not 0 <= (cfg.reach or 0) <= 1:
+    if not 0 <= cfg.reach <= 1:
         raise ValueError(f"--reach is a probability (got {cfg.reach})")
-    check_search(search_cfg)
-    check_preference(pref_cfg)
+    if search_cfg.temperature <= 0:
+        raise ValueError(f"--temperature has to be above 0: pairs need different samples (got {search_cfg.temperature})")
     if cfg.replay < 0 or cfg.replay and not pref_cfg.sft_weight:
         raise ValueError(f"--replay is at least 0, and above it needs --sft_weight: without that give --replay 0 (got "
                          f"{cfg.replay}, {pref_cfg.sft_weight})")
-    for name, value, choices in (("eval_split", cfg.eval_split, ("test", "val")), ("curriculum", cfg.curriculum, CURRICULA)):
-        if value not in choices:
-            raise ValueError(f"--{name} is one of {', '.join(choices)} (got {value})")
+    if cfg.eval_split not in ("test", "val"):
+        raise ValueError(f"--eval_split is test or val (got {cfg.eval_split})")
 
 
 def make_data(cfg, model, tokenizer, folder, room=0):
@@ -280,8 +279,8 @@ td:first-child,th:first-child{{text-align:left}} pre{{overflow-x:auto;font-size:
 def main(argv=None, hardness=None, search=search):
     """The method. hardness, search: other ways to pick samples and to grow trees, to compare it with."""
     cfg, search_cfg, pref_cfg = HfArgumentParser((LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(argv)
-    check_sizes(cfg, search_cfg, pref_cfg)
     cfg.reach = (0.0 if cfg.data else 0.05) if cfg.reach is None else cfg.reach
+    check_sizes(cfg, search_cfg, pref_cfg)
     out = Path(cfg.out)
     model, tokenizer = load_model(cfg.model, cfg.device)
     settings = check_settings(out, (cfg, search_cfg, pref_cfg), fingerprint(model))

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import synth
-from eval import Prompts, check_folder, decode, expected_grade, graded_outcome, response_text, score, stop_token
-from sft import context_length, fitting, load_model, run, split_too_long, within_memory
+from eval import Prompts, decode, expected_grade, graded_outcome, response_text, score, stop_token
+from sft import check_at_least_one, context_length, fitting, load_model, run, split_too_long, within_memory
 
 
 OUTCOMES = ("graded", "exact", "none")
@@ -187,14 +187,20 @@ def backup(tree, node, gamma):
         node = this.parent
 
 
+def check_search(cfg):
+    """Raises ValueError for a setting that no search can have."""
+    check_at_least_one(cfg, "simulations", "k", "depth", "max_new")
+    if cfg.outcome not in OUTCOMES:
+        raise ValueError(f"--outcome is one of {', '.join(OUTCOMES)} (got {cfg.outcome})")
+
+
 def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     """One finished tree a sample (docs/method.md, 2b), in the order of the samples.
 
     As many trees are in flight as `max_tokens_in_flight` allows, those with prompts of like length together. What a
     tree samples depends on the seed and its own number only, not on which trees are searched beside it.
     """
-    if cfg.outcome not in OUTCOMES:
-        raise ValueError(f"--outcome is one of {', '.join(OUTCOMES)} (got {cfg.outcome})")
+    check_search(cfg)
     prompts = [synth.prompt_ids(tokenizer, s) for s in samples]
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
     bar = tqdm(total=len(samples) * cfg.simulations, desc="search", disable=not progress, leave=False)
@@ -392,17 +398,6 @@ def read_trees(path):
     return trees
 
 
-def check_search(cfg):
-    """Raises ValueError for a setting that no search can have."""
-    for name in ("simulations", "k", "depth", "max_new"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"--{name} has to be at least 1 (got {getattr(cfg, name)})")
-    if cfg.temperature <= 0:
-        raise ValueError(f"--temperature has to be above 0: search needs different samples (got {cfg.temperature})")
-    if cfg.outcome not in OUTCOMES:
-        raise ValueError(f"--outcome is one of {', '.join(OUTCOMES)} (got {cfg.outcome})")
-
-
 @dataclass
 class MCTSConfig:
     model: str = "base"          # path or hub name of a causal language model
@@ -423,7 +418,7 @@ def main(argv=None):
         trees = read_trees(cfg.trees)
     else:
         check_search(search_cfg)
-        check_folder(cfg.out)
+        synth.check_folder(cfg.out)
         model, tokenizer = load_model(cfg.model, cfg.device)
         samples, _ = (synth.read_samples(cfg.data, cfg.skip_bad) if cfg.data
                       else (synth.make_samples(cfg.n, "train", cfg.seed), 0))

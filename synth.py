@@ -1832,6 +1832,14 @@ def write_samples(samples, path):
         f.writelines(json.dumps(asdict(s), ensure_ascii=False) + "\n" for s in samples)
 
 
+def check_folder(path):
+    """Raises ValueError if the file `path` (--out) cannot be written, for want of a folder: before the work, not after it."""
+    if path and not os.path.isdir(os.path.dirname(path) or "."):
+        raise ValueError(f"--out {path}: there is no folder {os.path.dirname(path)}")
+    if path and os.path.isdir(path):
+        raise ValueError(f"--out {path} is a folder: give a file")
+
+
 @dataclass
 class SynthConfig:
     split: str = "train"     # train, val or test: samples of the world; base: documents of the embedded base
@@ -1847,15 +1855,14 @@ def main(argv=None):
     if cfg.split == "base":
         from base.documents import training_document    # made of what this file defines
         if cfg.out:
-            sys.exit("synth.py: --split base has no samples to write to --out: it shows documents")
+            raise ValueError("--split base has no samples to write to --out: it shows documents")
         for i in range(cfg.show):
             for text, parent, learned in training_document(random.Random(f"{cfg.seed}-{i}")):
                 print(f"{'learn' if learned else '     '} {parent:3d}  {text}")
         return
     if cfg.split not in PHRASINGS or cfg.n < 1:
-        sys.exit(f"synth.py: --split is train, val, test or base, and --n at least 1 (got {cfg.split}, {cfg.n})")
-    if cfg.out and not os.path.isdir(os.path.dirname(cfg.out) or "."):
-        sys.exit(f"synth.py: --out {cfg.out}: there is no folder {os.path.dirname(cfg.out)}")
+        raise ValueError(f"--split is train, val, test or base, and --n at least 1 (got {cfg.split}, {cfg.n})")
+    check_folder(cfg.out)
     samples = make_samples(max(cfg.n if cfg.out else 0, cfg.show), cfg.split, cfg.seed)
     for sample in samples[:cfg.show]:
         print(f"--- {sample.id}  {sample.level}  {sample.scenario}  {' '.join(sample.forms)}")
@@ -1872,5 +1879,5 @@ def main(argv=None):
 if __name__ == "__main__":
     try:
         main()
-    except (DataError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"synth.py: {error}")

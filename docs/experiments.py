@@ -94,7 +94,7 @@ class Arm:
     experiments: str                 # the numbers of those that it is part of
     go: callable                     # Run -> {model's name: folder with its scores and responses}, extra results
     change: dict = field(default_factory=dict)     # what differs from the loop's settings
-    runner: dict = field(default_factory=dict)     # the runner's own settings that it depends on
+    runner: dict = field(default_factory=dict)     # the runner's own settings that it depends on, where not the defaults
 
 
 def loop_settings(flags):
@@ -384,7 +384,7 @@ def own(run, model, tokenizer):
              for sample, texts in right_responses(run, model, tokenizer)]
     mine = [replace(sample, target=text.strip()) for sample, texts in found for text in texts if text.strip()]
     print(f"own right responses: {len(mine)} to {sum(bool(texts) for _, texts in found)} of {len(found)} queries")
-    return mine or run.samples("train")[:1]      # a policy that is never right has nothing to learn from
+    return mine or run.samples("train")      # a policy that is never right has nothing else to learn from
 
 
 # ---------------------------------------------------------------------------------------------
@@ -569,7 +569,8 @@ def all_arms(settings):
     """In the order in which a seed runs them: the loop first, since the others need its warm-up and its cost."""
     simulations = [Arm(f"{n} simulations", "5", rounds, {"simulations": int(n)}) for n in settings.sweep.split(",") if n]
     variant = partial(rounds, enough=0.95)
-    many, runner = {"iters": settings.many_rounds}, {"many_rounds": settings.many_rounds}
+    many = {"iters": settings.many_rounds}
+    other = lambda name: {name: getattr(settings, name)} if getattr(settings, name) != getattr(Settings, name) else {}
     return [
         Arm("loop", "1 2 3 4 5 6 7 8 9", rounds),
         *(Arm(f"1/{d} of the data", "1 2", partial(plain, share=1 / d)) for d in (16, 8, 4, 2)),
@@ -597,11 +598,11 @@ def all_arms(settings):
         *simulations,
         *(Arm(f"temperature {t}", "5", variant, {"temperature": t}) for t in (0.7, 1.5)),
         Arm("found", "6", found_by_search),
-        Arm("many rounds", "7", partial(rounds, extend=True, say=True), many, runner),
-        Arm("many rounds, an SFT term", "7", partial(rounds, say=True), {**many, "sft_weight": 1.0}, runner),
-        Arm("many rounds, an SFT term and replay", "7", partial(rounds, say=True), {**many, "sft_weight": 1.0, "replay": 1.0}, runner),
-        Arm("many rounds, nothing original", "7", partial(rounds, say=True), {**many, "target_step": False}, runner),
-        Arm("BFCL", "8", transfer, runner={"bfcl_cases": settings.bfcl_cases}),
+        Arm("many rounds", "7", partial(rounds, extend=True, say=True), many, other("many_rounds")),
+        Arm("many rounds, an SFT term", "7", partial(rounds, say=True), {**many, "sft_weight": 1.0}, other("many_rounds")),
+        Arm("many rounds, an SFT term and replay", "7", partial(rounds, say=True), {**many, "sft_weight": 1.0, "replay": 1.0}, other("many_rounds")),
+        Arm("many rounds, nothing original", "7", partial(rounds, say=True), {**many, "target_step": False}, other("many_rounds")),
+        Arm("BFCL", "8", transfer, runner=other("bfcl_cases")),
         Arm("robustness", "9", robustness),
     ]
 

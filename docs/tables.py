@@ -181,8 +181,8 @@ def arms_against(lines, folder, number, reference=("loop", None), sign=1):
 def equal_compute(lines, folder):
     arms = ["loop", *names(lines, "4")]
     values = [np.mean(percent(right(lines, arm, level="h")) or [0]) for arm in arms]
-    return arms_against(lines, folder, "4", sign=-1) + figure(folder, "compute", bars={"hard": (arms, values)}, x="% right, with the loop's compute or more") + \
-        untried(lines, ["warm-up", *arms])
+    return arms_against(lines, folder, "4", sign=-1) + \
+        figure(folder, "compute", bars={"hard": (arms, values)}, x="% right, with the loop's compute or more") + untried(lines, ["warm-up", *arms])
 
 
 def untried(lines, methods):
@@ -315,7 +315,6 @@ SECTIONS = {
     "8": ("8. Transfer to BFCL", "BFCL", transfers),
     "9": ("9. Robustness", "robustness", under_perturbation),
     "tune": ("Settings tried on the validation split", "", tries)}
-RUNNER = {"many_rounds": 10, "bfcl_cases": 0}      # the runner's defaults: a command does not say them
 INTRODUCTION = """# Results
 
 Percent of held-out samples answered exactly right, mean ± standard deviation over seeds; in brackets, a paired bootstrap 95%
@@ -338,8 +337,7 @@ def draw(lines, folder, quick=False):
         shown = [n for n in SECTIONS if n.isdigit() and of(lines, SECTIONS[n][1])]
         only = {"reached": ["--only", ",".join(shown)], "tune": ["--tune"], "carry": ["--only", "4"]}.get(name, ["--only", name])
         seeds = [] if quick or name == "tune" else ["--seeds", ",".join(str(seed) for seed in sorted({line["seed"] for line in behind}))]
-        own = [] if quick else [text for key, value in behind[0].get("runner", {}).items() if value != RUNNER[key]
-                                for text in (f"--{key}", str(value))]
+        own = [] if quick else [text for key, value in behind[0].get("runner", {}).items() for text in (f"--{key}", str(value))]
         command = " ".join(["python -m docs.experiments", *only, *seeds, *own, *options])
         block = f"<!-- begin {name} -->\n`{command}`\n\n{make(lines, folder)}\n<!-- end {name} -->"
         marks = re.compile(rf"<!-- begin {name} -->.*?<!-- end {name} -->", re.DOTALL)

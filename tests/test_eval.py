@@ -365,7 +365,7 @@ def test_mistakes_in_the_command_say_what_to_do(heldout, tmp_path):
             (["--data", str(heldout)], "give either --model or --answers"),
             (["--answers", path, "--model", "base"], "give either --model or --answers"),
             (["--answers", path, "--bench", "apibank"], "--bench is heldout, bfcl or base"),
-            (["--answers", path, "--n", "0"], "--n and --max_new are at least 1"),
+            (["--answers", path, "--n", "0"], "--n has to be at least 1"),
             (["--answers", path, "--split", "dev"], "--split is test or val"),
             (["--answers", path, "--samples", "4"], "--samples needs --model"),
             (["--model", "base", "--samples", "4", "--temperature", "0"], "--temperature above it"),

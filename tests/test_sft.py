@@ -152,7 +152,10 @@ def test_the_curriculum_goes_from_easy_to_hard():
     assert orders["hard-to-easy"] == [2] * 10 + [1] * 10 + [0] * 10
     assert orders["shuffled"] not in (orders["easy-to-hard"], orders["hard-to-easy"])
     with pytest.raises(ValueError, match="--curriculum is one of easy-to-hard"):
-        curriculum_updates(samples, trees, SFTConfig(curriculum="random"), random.Random(0))
+        sft.check_training(SFTConfig(curriculum="random"))
+    for name in ("epochs", "rank", "n"):
+        with pytest.raises(ValueError, match=f"--{name} has to be at least 1 .got 0."):
+            sft.main([f"--{name}", "0"])
 
 
 def test_warm_up_lowers_the_loss_and_leaves_the_base_alone(model, tokenizer, samples):

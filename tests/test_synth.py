@@ -373,10 +373,10 @@ def test_files_without_samples_say_so_in_one_line(tmp_path, content, message):
 
 def test_the_command_refuses_settings_that_mean_nothing(tmp_path):
     for arguments in (["--out", str(tmp_path / "none" / "x.jsonl")], ["--split", "base", "--out", str(tmp_path / "x.jsonl")]):
-        with pytest.raises(SystemExit, match="--out"):
+        with pytest.raises(ValueError, match="--out"):
             synth.main(arguments)
     for arguments in (["--split", "tests"], ["--n", "0"]):
-        with pytest.raises(SystemExit, match="--split is train, val, test or base"):
+        with pytest.raises(ValueError, match="--split is train, val, test or base"):
             synth.main([*arguments, "--out", str(tmp_path / "x")])
     assert not list(tmp_path.iterdir())
 
