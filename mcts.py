@@ -41,6 +41,8 @@ class SearchConfig:
     max_new: int = 96                # tokens a response may have
     min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
     min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
+    near: float = 0.0                # above 0: the likeliest of the worse steps is rejected, where its prior is at least this
+                                     # share of the chosen one's; 0: the step with the lowest Q, however unlikely (the paper)
     across: bool = False             # pairs of a call and a text, too (the paper)
     max_tokens_in_flight: int = 65536  # places in the cache: as many trees are searched together as fit
 
@@ -190,6 +192,8 @@ def backup(tree, node, gamma):
 def check_search(cfg):
     """Raises ValueError for a setting that no search can have."""
     check_at_least_one(cfg, "simulations", "k", "depth", "max_new")
+    if not 0 <= cfg.near <= 1:
+        raise ValueError(f"--near is a share from 0 to 1 (got {cfg.near})")
     if cfg.outcome not in OUTCOMES:
         raise ValueError(f"--outcome is one of {', '.join(OUTCOMES)} (got {cfg.outcome})")
 
@@ -340,6 +344,7 @@ def preference_pairs(tree, cfg):
 
     A response that calls is compared with others that call, one in words with others in words, unless `across` is set:
     preferring calls to words in one sample teaches not to ask back, and not to refuse, in others (docs/base.md).
+    Rejected is the step with the lowest Q, or, with `near`, the one that the policy is likeliest to take in its place.
     Dropped: a gap in Q under min_gap, a preferred Q under min_chosen, and pairs whose chosen fragment did not lead to
     better outcomes (where outcomes count). The released script also drops fragments that overlap by more than 95%;
     ours stay, since a single wrong digit in a date is just what the method is to repair.
@@ -348,14 +353,13 @@ def preference_pairs(tree, cfg):
     for node in tree.nodes:
         calling = [c for c in node.children if tree.nodes[c].text.lstrip().startswith("[")]     # first steps alone
         for group in [node.children] if cfg.across else [calling, [c for c in node.children if c not in calling]]:
-            if len(group) < 2:
-                continue
-            best = max(group, key=lambda c: tree.nodes[c].q)
-            worst = min(group, key=lambda c: tree.nodes[c].q)
-            chosen, rejected = tree.nodes[best], tree.nodes[worst]
-            better = cfg.outcome == "none" or chosen.outcome > rejected.outcome
-            if chosen.q - rejected.q >= cfg.min_gap and chosen.q >= cfg.min_chosen and better:
-                pairs.append((best, worst))
+            best = max(group, key=lambda c: tree.nodes[c].q, default=0)
+            chosen = tree.nodes[best]
+            worse = [(c, rejected) for c, rejected in ((c, tree.nodes[c]) for c in group)
+                     if chosen.q - rejected.q >= cfg.min_gap and rejected.prior >= cfg.near * chosen.prior
+                     and (cfg.outcome == "none" or chosen.outcome > rejected.outcome)]
+            if worse and chosen.q >= cfg.min_chosen:
+                pairs.append((best, max(worse, key=lambda pair: pair[1].prior if cfg.near else -pair[1].q)[0]))
     return pairs
 
 

@@ -1290,6 +1290,7 @@ class Wish:
     intent: str
     cues: list
     forms: list
+    said: dict = field(default_factory=dict)      # parameter -> (form, phrase) of each value that is to be worked out
 
 
 def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, mention=0.5, drop=None):
@@ -1298,7 +1299,7 @@ def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, me
     form_weights: form -> weight; before: an earlier wish with the same tool, whose values "the same" refers to;
     mention: share of the optional parameters that are given; drop: a required parameter to leave unsaid.
     """
-    args, cues, forms = {}, [], []
+    args, cues, forms, said = {}, [], [], {}
     for p in tool.params:
         name = words_of(p.name)
         if p.name == drop or (not p.required and rng.random() > mention):
@@ -1318,6 +1319,8 @@ def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, me
         form = rng.choices(choices, weights)[0] if sum(weights) else "literal"
         args[p.name], phrase = draw(rng, p, form, strings, today)
         forms.append(form)
+        if form != "literal":
+            said[p.name] = form, phrase
         if p.kind == "bool":
             yes, no = one_of(rng, p.cue).split("/")
             cues.append(yes if args[p.name] else no)
@@ -1325,7 +1328,7 @@ def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, me
             cues.append(one_of(rng, p.cue).replace("~", phrase))
         else:
             cues.append(rng.choice(phrasing.cues).format(name=name, v=phrase))
-    return Wish(tool, args, rng.choice(tool.intents), cues, forms)
+    return Wish(tool, args, rng.choice(tool.intents), cues, forms, said)
 
 
 def say(rng, wish, phrasing, shuffle=0.5):

@@ -209,6 +209,9 @@ BASE_KINDS = {"word": 9, "int": 4, "float": 1.5, "money": 0.7, "date": 3.5, "tim
 BASE_FORMS = {"literal": 2.5, "words": 1, "twice": 1, "half": 1, "dozen": 0.7, "unit": 1.6, "long": 1, "ordinal": 1,
               "relative": 1, "after": 1, "ampm": 1.2, "spoken": 1.4, "paraphrase": 1.5}
 
+BASE_HALF_DONE = {"words": 0.6, "twice": 0.8, "half": 0.8, "dozen": 0.8, "unit": 0.8, "long": 0.7, "ordinal": 0.75, "relative": 0.8,
+                  "after": 0.85, "ampm": 0.8, "spoken": 0.8, "paraphrase": 0.7}     # share of such values that careless writers leave half done
+
 
 BASE_PARAMS = [[part.split("|") for part in line.split(": ")] for line in """
 city: city|town|location|area|region|venue|place: in ~|near ~|around ~|at ~|close to ~
@@ -560,6 +563,35 @@ def base_result(rng, key):
     return {base_word(rng): base_word(rng), **result} if r < 0.6 else result, value
 
 
+def half_done(wish, name, today):
+    """The value of a parameter that is to be worked out, as a writer has it who does half of the work: takes the number and does
+    not double or convert it, the tens, the month, the day of the month or the date to count from and no more, the hour and not
+    which half of the day, the first option and not the one that is meant. Where nothing can be left out, the right value."""
+    value, (form, phrase) = wish.args[name], wish.said[name]
+    param, (year, month, _) = next(p for p in wish.tool.params if p.name == name), today
+    return {
+        "words": lambda: value // 10 * 10 if value > 20 else value,
+        "twice": lambda: value // 2,
+        "half": lambda: 2 * value,
+        "dozen": lambda: value // 12,
+        "unit": lambda: value // UNITS[param.kind][1],
+        "long": lambda: f"{value[:8]}01",
+        "ordinal": lambda: f"{year}-{month:02d}-{value[8:]}",
+        "relative": lambda: "%d-%02d-%02d" % today,
+        "after": lambda: f"{value[:8]}{int(value[8:]) - ONES.index(phrase.split()[0]):02d}",
+        "ampm": lambda: f"{(int(value[:2]) - 1) % 12 + 1:02d}{value[2:]}",
+        "spoken": lambda: f"{(int(value[:2]) - 1) % 12 + 1:02d}{value[2:]}",
+        "paraphrase": lambda: param.options[0],
+    }.get(form, lambda: value)()
+
+
+def as_written(rng, wish, today, careless):
+    """A wish's arguments as a document has them: from a careless writer, values that are to be worked out are half done as often
+    as BASE_HALF_DONE says; else all are right."""
+    return wish.args | {name: half_done(wish, name, today) for name, (form, _) in wish.said.items()
+                        if careless and rng.random() < BASE_HALF_DONE.get(form, 0)}
+
+
 def corrupt(rng, calls, tools, spares):
     """A wrong answer near a right one, and its grade; (None, None) where the draw gives none.
 
@@ -639,11 +671,12 @@ def base_samples(n, sizes, seed, written=False):
     return samples, wrong
 
 
-def base_document(rng, hardest=1.0):
+def base_document(rng, hardest=1.0, careless=False):
     """One training document of the base: a toolset, several conversations about it, and graded answers.
 
     hardest: 0 for literal values that stand by the names of one or two small tools' parameters, with which training
-    begins; up to 1 for the whole range, of which plain documents are the most. Returns a tree, a list of (text, index of
+    begins; up to 1 for the whole range, of which plain documents are the most. careless: written as text often is, with values
+    half done, which the grades know (docs/base.md, "A habit to repair"). Returns a tree, a list of (text, index of
     the parent or -1, is it learned?): each conversation is a branch under the toolset, each graded answer a branch under
     its conversation.
     """
@@ -665,6 +698,11 @@ def base_document(rng, hardest=1.0):
     def grade(opened, calls, wishes):
         spares = [v for w in wishes for v in w.args.values()]
         answer, grade = corrupt(rng, calls, tools, spares) if rng.random() < 0.6 else (calls, "excellent")
+        unfinished = [(i, name) for i, (_, w) in enumerate(zip(calls, wishes)) for name in w.said
+                      if careless and half_done(w, name, today) != w.args[name]]
+        if unfinished and rng.random() < 0.4:     # whoever grades knows better
+            (i, name), answer, grade = rng.choice(unfinished), list(calls), "fair"
+            answer[i] = Call(calls[i].name, calls[i].args | {name: half_done(wishes[i], name, today)})
         if answer is None:
             return
         text, right = format_calls(answer), format_calls(calls)
@@ -696,12 +734,11 @@ def base_document(rng, hardest=1.0):
         elif r < 0.24 and sink:  # a chain
             wishes = [wish(source), wish(sink, drop=source.returns)]
             node = add(turn("user", merge_wishes(rng, wishes, phrasing, shuffle)) + OPEN, 0)
-            calls = [Call(source.name, wishes[0].args)]
-            reply = add(format_calls(calls) + END, node, True)
-            grade(node, calls, wishes)
+            reply = add(format_calls([Call(source.name, as_written(rng, wishes[0], today, careless))]) + END, node, True)
+            grade(node, [Call(source.name, wishes[0].args)], wishes)
             result, value = base_result(rng, source.returns)
             node = add(turn("tool", json.dumps(result)) + OPEN, reply)
-            args = {source.returns: value, **wishes[1].args}
+            args = {source.returns: value, **as_written(rng, wishes[1], today, careless)}
             add(format_calls([Call(sink.name, {p.name: args[p.name] for p in sink.params if p.name in args})]) + END, node, True)
         else:
             wishes = [wish(tool)]
@@ -715,7 +752,8 @@ def base_document(rng, hardest=1.0):
             if len({format_calls([c]) for c in calls}) < len(calls):
                 continue
             node = add(turn("user", merge_wishes(rng, wishes, phrasing, shuffle)) + OPEN, 0)
-            reply = add(format_calls(calls) + END, node, True)
+            reply_calls = [Call(w.tool.name, as_written(rng, w, today, careless)) for w in wishes]
+            reply = add(format_calls(reply_calls) + END, node, True)
             if rng.random() < 0.45:
                 grade(node, calls, wishes)
             if r > 0.85 and wishes[0].args:      # a follow-up that changes one value
@@ -724,7 +762,7 @@ def base_document(rng, hardest=1.0):
                 text = rng.choice(phrasing.again).format(cues=" ".join(change.cues))
                 result, _ = base_result(rng, base_word(rng))
                 node = add(turn("tool", json.dumps(result)) + turn("user", text[0].upper() + text[1:] + ".") + OPEN, reply)
-                add(format_calls([Call(tool.name, {**wishes[0].args, **change.args})]) + END, node, True)
+                add(format_calls([Call(tool.name, {**reply_calls[0].args, **as_written(rng, change, today, careless)})]) + END, node, True)
     return segments
 
 
@@ -775,9 +813,9 @@ def choosing_document(rng):
     return segments
 
 
-def working_document(rng):
+def working_document(rng, careless=False):
     """A training document of the base in which only the values are hard: one or two tools with few parameters, and many short
-    requests whose dates, times, numbers and options are to be worked out. Returns a tree, as base_document does."""
+    requests whose dates, times, numbers and options are to be worked out. careless: as in base_document. Returns a tree, as there."""
     tools, today = [], (rng.randint(2023, 2029), rng.randint(1, 12), rng.randint(1, 22))
     for tool in base_tools(rng, rng.choice([1, 1, 2]), 0.2):
         params, size = twin_params(rng) if rng.random() < 0.2 else [], rng.randint(1, 3)
@@ -793,14 +831,14 @@ def working_document(rng):
             phrasing = base_phrasing(rng)
         wish = make_wish(rng, rng.choice(tools), phrasing, {**BASE_FORMS, "literal": 0.7}, strings, today)
         segments.append((turn("user", say(rng, wish, phrasing)) + OPEN, 0, False))
-        segments.append((format_calls([Call(wish.tool.name, wish.args)]) + END, len(segments) - 1, True))
+        segments.append((format_calls([Call(wish.tool.name, as_written(rng, wish, today, careless))]) + END, len(segments) - 1, True))
     return segments
 
 
-def training_document(rng, hardest=1.0):
+def training_document(rng, hardest=1.0, careless=False):
     """Any of the three kinds of documents, in the shares in which the base is trained on them: in 25% only the tool is hard,
     in 12% (times `hardest`) only the values. Returns a tree, as base_document does."""
     kind = rng.random()
     if kind < 0.25:
         return choosing_document(rng)
-    return working_document(rng) if kind < 0.25 + 0.12 * hardest else base_document(rng, hardest)
+    return working_document(rng, careless) if kind < 0.25 + 0.12 * hardest else base_document(rng, hardest, careless)

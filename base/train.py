@@ -288,7 +288,7 @@ def base_row(document):
     return 320 if document < BASE_EASY else 768
 
 
-def base_trees(tokenizer, seed, start=0):
+def base_trees(tokenizer, seed, start=0, careless=False):
     """Documents of the base's world as trees of token ids, without end; branches beyond `base_row` are cut.
 
     Yields (number of the document, tree, where_to_look's links).
@@ -296,7 +296,7 @@ def base_trees(tokenizer, seed, start=0):
     marks = token_marks(tokenizer)
     for i in itertools.count(start):
         rng = random.Random(f"{seed}-{i}")
-        document = documents.training_document(rng, 1 if seed == "val" else min(1, i / BASE_EASY))
+        document = documents.training_document(rng, 1 if seed == "val" else min(1, i / BASE_EASY), careless)
         encoded = tokenizer([text for text, _, _ in document], add_special_tokens=False)["input_ids"]
         tree, number, total = [], {-1: -1}, 0
         for k, (ids, (_, parent, learned)) in enumerate(zip(encoded, document)):
@@ -310,9 +310,9 @@ def base_trees(tokenizer, seed, start=0):
             yield i, tree, where_to_look(tree, marks, rng)
 
 
-def base_batches(tokenizer, seed, start=0):
+def base_batches(tokenizer, seed, start=0, careless=False):
     """(index of the next document, Batch, lay_out_links' links) without end."""
-    stream = base_trees(tokenizer, seed, start)
+    stream = base_trees(tokenizer, seed, start, careless)
     while True:
         numbers, trees, links = zip(*itertools.islice(stream, 96))
         lists = like_lengths(list(map(tree_tokens, trees)), BASE_TOKENS)
@@ -341,6 +341,7 @@ class BaseConfig:
     base_start: str = ""             # checkpoint of the same shape to begin with; none: nothing learned yet
     base_rate: float = 1.0           # share of the learning rates: a quarter is enough to go on from a checkpoint
     base_seed: int = 0               # of the weights and the documents
+    base_careless: bool = False      # documents whose writers leave values half done: a base with a habit to repair (docs/base.md)
     device: str = "auto"             # auto, cpu, cuda, mps
 
 
@@ -399,9 +400,9 @@ def train_base(cfg):
         os.replace(out / "state.tmp", state_file)
 
     grades = torch.tensor(synth.grade_ids(tokenizer)[1], device=device)
-    validation = [batch for _, (_, batch, _) in zip(range(6), base_batches(tokenizer, "val"))]
+    validation = [batch for _, (_, batch, _) in zip(range(6), base_batches(tokenizer, "val", careless=cfg.base_careless))]
     read = keep_read(model)
-    stream = base_batches(tokenizer, f"train-{cfg.base_seed}" if cfg.base_seed else "train", document)
+    stream = base_batches(tokenizer, f"train-{cfg.base_seed}" if cfg.base_seed else "train", document, cfg.base_careless)
     bar, saved, losses = tqdm(total=int(cfg.base_tokens), initial=tokens_seen, unit="tok", unit_scale=True), time.time(), []
     while tokens_seen < cfg.base_tokens:
         factor = cfg.base_rate * min(1, (step + 1) / 100) * max(0.01, 1 - tokens_seen / cfg.base_tokens)

@@ -248,7 +248,8 @@ def independent(model, tokenizer, samples, cfg, seed=0, progress=True):
 
 def joined(flat, tokenizer):
     """A tree of whole responses -> the same responses as a tree of steps. Q is how much better the responses through a
-    step are than those through its parent, as r is in the search, and no more: there is nothing to back up."""
+    step are than those through its parent, as r is in the search, and no more: there is nothing to back up. A step's prior is its
+    share of them."""
     tree = replace(flat, nodes=[Node(-1, [], "")])
     stop_id, times, place = stop_token(tokenizer), Counter(text for text, _ in flat.finished), {(): 0}
     for response in flat.nodes[1:]:
@@ -264,6 +265,7 @@ def joined(flat, tokenizer):
             node.outcome += weight / node.visits * (response.outcome - node.outcome)     # a running mean
     for node in tree.nodes[1:]:
         node.q = node.r = node.outcome - tree.nodes[node.parent].outcome
+        node.prior = node.visits / sum(tree.nodes[c].visits for c in tree.nodes[node.parent].children)
     return tree
 
 

@@ -85,6 +85,60 @@ def test_documents_of_choosing_have_questions_back_and_refusals_too():
     assert all(0.02 < answers[kind] / answers.total() < 0.12 for kind in ("asked", "none")), answers
 
 
+HALF_DONE = [     # kind, form, phrase, right value, half done
+    ("int", "words", "twenty-three", 23, 20), ("int", "words", "twelve", 12, 12), ("int", "twice", "double 44", 88, 44),
+    ("int", "half", "one half of 98", 49, 98), ("int", "dozen", "three dozen", 36, 3), ("int", "dozen", "a dozen", 12, 1),
+    ("minutes", "unit", "two and a half hours", 150, 2), ("meters", "unit", "3 kilometers", 3000, 3),
+    ("minutes", "words", "forty-five minutes", 45, 40), ("date", "long", "March 4, 2026", "2026-03-04", "2026-03-01"),
+    ("date", "ordinal", "the 4th of March", "2026-03-04", "2026-05-04"), ("date", "relative", "in three days", "2026-05-24", "2026-05-21"),
+    ("date", "relative", "today", "2026-05-21", "2026-05-21"), ("date", "after", "five days after June 8, 2027", "2027-06-13", "2027-06-08"),
+    ("time", "ampm", "3:15 pm", "15:15", "03:15"), ("time", "ampm", "12 am", "00:00", "12:00"), ("time", "ampm", "12:30 pm", "12:30", "12:30"),
+    ("time", "spoken", "quarter to four in the afternoon", "15:45", "03:45"), ("time", "spoken", "nine o'clock in the morning", "09:00", "09:00"),
+    ("enum(small,large)", "paraphrase", "huge", "large", "small"), ("enum(small,large)", "paraphrase", "tiny", "small", "small")]
+
+
+@pytest.mark.parametrize(("kind", "form", "phrase", "right", "half"), HALF_DONE)
+def test_what_a_writer_has_who_does_half_of_the_work(kind, form, phrase, right, half):
+    tool = synth.Tool("do", "", [synth.Param("x", kind, "", None)], ["do"])
+    wish = synth.Wish(tool, {"x": right}, "do", [], [form], {"x": (form, phrase)})
+    assert documents.half_done(wish, "x", (2026, 5, 21)) == half
+    check_sample(synth.Sample("", [tool.schema()], [{"role": "user", "content": ""}], format_calls([Call("do", {"x": half})])))
+
+
+def test_every_form_is_half_done_as_often_as_said_and_nothing_else_is():
+    rng, today, seen, phrasing = random.Random(0), (2026, 5, 21), {}, documents.base_phrasing(random.Random(0))
+    for _ in range(3000):
+        tool, = documents.base_tools(rng, 1)
+        wish = synth.make_wish(rng, tool, phrasing, {**documents.BASE_FORMS, "literal": 0.5}, lambda kind: documents.base_string(rng, 0.5, kind), today)
+        written = documents.as_written(rng, wish, today, careless=True)
+        assert documents.as_written(rng, wish, today, careless=False) == wish.args
+        assert written.keys() == wish.args.keys() and all(written[name] == value for name, value in wish.args.items() if name not in wish.said)
+        for name, (form, _) in wish.said.items():
+            if documents.half_done(wish, name, today) != wish.args[name]:
+                seen.setdefault(form, []).append(written[name] != wish.args[name])
+    forms = {form for kind in ("int", "minutes", "date", "time", "enum(small,large)") for form in synth.forms_of(kind)} - {"literal"}
+    assert seen.keys() == forms == documents.BASE_HALF_DONE.keys()
+    for form, found in seen.items():
+        assert abs(sum(found) / len(found) - documents.BASE_HALF_DONE[form]) < 4 * (0.25 / len(found)) ** 0.5, form
+
+
+def test_whoever_grades_answers_knows_a_value_that_is_half_done():
+    """In documents with one tool and one date, said in words, the grades of "2026-06-01" for "June 18, 2026" are fair."""
+    graded = Counter()
+    for seed in range(1000):
+        document = documents.base_document(random.Random(seed), careless=True)
+        for text, parent, learned in document:
+            if learned and text.removesuffix(synth.END) in synth.GRADES:
+                asked = document[parent][0]
+                request = document[document[parent][1]][0]
+                day = re.search(rf"({'|'.join(synth.MONTHS)}) (\d+), (\d{{4}})", request)
+                dates = re.findall(r"\d{4}-\d\d-\d\d", asked.split(synth.END)[0])
+                if day and "after" not in request and dates and not re.search(r"\d{4}-\d\d-\d\d", request) and int(day[2]) > 1:
+                    month = synth.MONTHS.index(day[1]) + 1
+                    graded[text.removesuffix(synth.END), f"{day[3]}-{month:02d}-01" in dates] += 1
+    assert graded["fair", True] >= 8 and not graded["excellent", True] and graded["excellent", False] > 3, graded
+
+
 def test_the_bases_documents_become_trees_that_fit_a_row(tokenizer):
     for i, tree, _ in itertools.islice(train.base_trees(tokenizer, "test", 9990), 20):
         assert tree_tokens(tree) <= train.base_row(i) and tree[-1][2] and any(learned for _, _, learned in tree)

@@ -344,6 +344,22 @@ def test_a_call_and_a_text_are_a_pair_only_if_asked_for():
     assert preference_pairs(tree, SearchConfig(across=True)) == [(1, 4)]
 
 
+def test_the_likeliest_of_the_worse_steps_is_rejected_where_it_is_near():
+    """Q, outcome and prior of four steps: the last is too good to be rejected, and near asks how likely the others are."""
+    tree = fan((0.9, 1.0), (-0.5, -1.0), (0.1, 0.0), (0.85, 0.9))
+    for node, prior in zip(tree.nodes[1:], (0.5, 0.1, 0.4, 0.9)):
+        node.prior = prior
+    assert preference_pairs(tree, SearchConfig()) == [(1, 2)]
+    assert preference_pairs(tree, SearchConfig(near=0.1)) == preference_pairs(tree, SearchConfig(near=0.8)) == [(1, 3)]
+    assert preference_pairs(tree, SearchConfig(near=0.9)) == []
+
+
+@pytest.mark.parametrize("near", [-0.1, 1.5])
+def test_near_is_a_share(near):
+    with pytest.raises(ValueError, match=rf"--near is a share from 0 to 1 \(got {near}\)"):
+        mcts.check_search(SearchConfig(near=near))
+
+
 def test_pairs_of_a_search_obey_the_settings(qwen2, tokenizer, few):
     trees, found = search(qwen2, tokenizer, few, CFG, progress=False), 0
     for cfg in (CFG, replace(CFG, min_gap=0.5), replace(CFG, min_chosen=0.4)):
