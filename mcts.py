@@ -349,17 +349,22 @@ def preference_pairs(tree, cfg):
     better outcomes (where outcomes count). The released script also drops fragments that overlap by more than 95%;
     ours stay, since a single wrong digit in a date is just what the method is to repair.
     """
-    pairs = []
+    pairs, at = [], tree.nodes.__getitem__
+
+    def worse(c, best):
+        return at(best).q - at(c).q >= cfg.min_gap and (cfg.outcome == "none" or at(best).outcome > at(c).outcome)
+
     for node in tree.nodes:
-        calling = [c for c in node.children if tree.nodes[c].text.lstrip().startswith("[")]     # first steps alone
+        calling = [c for c in node.children if at(c).text.lstrip().startswith("[")]     # first steps alone
         for group in [node.children] if cfg.across else [calling, [c for c in node.children if c not in calling]]:
-            best = max(group, key=lambda c: tree.nodes[c].q, default=0)
-            chosen = tree.nodes[best]
-            worse = [(c, rejected) for c, rejected in ((c, tree.nodes[c]) for c in group)
-                     if chosen.q - rejected.q >= cfg.min_gap and rejected.prior >= cfg.near * chosen.prior
-                     and (cfg.outcome == "none" or chosen.outcome > rejected.outcome)]
-            if worse and chosen.q >= cfg.min_chosen:
-                pairs.append((best, max(worse, key=lambda pair: pair[1].prior if cfg.near else -pair[1].q)[0]))
+            if len(group) < 2:
+                continue
+            best, worst = max(group, key=lambda c: at(c).q), min(group, key=lambda c: at(c).q)
+            if cfg.near:
+                likely = [c for c in group if worse(c, best) and at(c).prior >= cfg.near * at(best).prior]
+                worst = max(likely, key=lambda c: at(c).prior, default=best)
+            if worst != best and worse(worst, best) and at(best).q >= cfg.min_chosen:
+                pairs.append((best, worst))
     return pairs
 
 

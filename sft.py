@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, HfArgumentParser,
                           PreTrainedTokenizerFast)
@@ -418,17 +419,39 @@ def additive(mask):
     return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf) if mask.device.type == "cpu" else mask
 
 
-def learned_logits(model, batch):
-    """(learned, vocabulary) logits in float32: the head is applied to the positions that need it, and no others."""
+def learned_states(model, batch):
+    """(learned, width) what the head is to read at the positions that need it, and no others."""
     with autocast(batch.ids.device):
         hidden = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask), position_ids=batch.positions,
                                   use_cache=False).last_hidden_state
-        return model.get_output_embeddings()(hidden.flatten(0, 1)[batch.before]).float()
+    return hidden.flatten(0, 1)[batch.before]
+
+
+def apply_head(model, states):
+    """(positions, vocabulary) logits in float32."""
+    with autocast(states.device):
+        return model.get_output_embeddings()(states).float()
+
+
+def learned_logits(model, batch):
+    """(learned, vocabulary) logits in float32."""
+    return apply_head(model, learned_states(model, batch))
+
+
+LOGITS = 2 ** 22     # kept at a time: with a vocabulary of 150,000 those of all learned tokens would be most of the memory
 
 
 def learned_logps(model, batch):
-    """(learned,) log-probabilities in nats of the learned tokens, each given its own path."""
-    return -F.cross_entropy(learned_logits(model, batch), batch.target, reduction="none")
+    """(learned,) log-probabilities in nats of the learned tokens, each given its own path.
+
+    From twice LOGITS on they are computed part by part, and once more in the backward pass (Chen et al., arXiv 1604.06174).
+    """
+    logps = lambda states, target: -F.cross_entropy(apply_head(model, states), target, reduction="none")
+    states, most = learned_states(model, batch), max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
+    if len(states) < 2 * most:
+        return logps(states, batch.target)
+    return torch.cat([checkpoint(logps, *part, use_reentrant=False, preserve_rng_state=False)
+                      for part in zip(states.split(most), batch.target.split(most))])
 
 
 def segment_sum(batch, values):

@@ -56,7 +56,7 @@ from eval import Prompts, answer, decode, response_text, stop_token
 
 @dataclass
 class BenchConfig:
-    parts: str = "search,preference,sft,decode,mfu"  # and loop, which takes minutes
+    parts: str = "search,preference,sft,vocabulary,decode,mfu"  # and loop, which takes minutes
     scaling: bool = False            # instead of the parts: how cost and memory grow
     model: str = str(ROOT / "base")  # path of a causal language model; none but its tokenizer is used with --config
     config: str = ""                 # random weights in the shape of Qwen2 0.5b or 1.5b, or of Llama 8b
@@ -710,7 +710,10 @@ def part_sft(bench):
     row, _ = bench.compare("sft", "response tokens", ("sft_ours", {}), ("sft_baseline", choice))
     row["note"] = f"trl's batch {choice['batch']}, packing {'on' if choice['packing'] else 'off'}"
     yield row
-    # as many tokens a forward pass on both sides
+
+
+def part_vocabulary(bench):
+    """SFT with as many tokens a forward pass on both sides."""
     settings = sft.SFTConfig()
     same = {"batch": max(1, min(settings.batch_tokens, settings.micro_tokens) // PACKED), "packing": True}
     bench_cfg = replace(bench.cfg, n=min(bench.cfg.n, 64), repeats=1, warmup=0)
@@ -777,9 +780,9 @@ def part_loop(bench):
     yield row
 
 
-PARTS = {"search": part_search, "preference": part_preference, "sft": part_sft, "decode": part_decode, "mfu": part_mfu,
-         "loop": part_loop}
-NEEDS_TRL = ("preference", "sft")
+PARTS = {"search": part_search, "preference": part_preference, "sft": part_sft, "vocabulary": part_vocabulary, "decode": part_decode,
+         "mfu": part_mfu, "loop": part_loop}
+NEEDS_TRL = ("preference", "sft", "vocabulary")
 
 
 class Bench:

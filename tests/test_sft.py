@@ -72,8 +72,11 @@ def test_packing_changes_nothing(model):
         torch.testing.assert_close(learned_logps(model, lay_out(rows, 0)), alone, atol=1e-5, rtol=0)
 
 
-def test_gradients_of_a_packed_batch_are_those_of_its_paths(qwen2):
+@pytest.mark.parametrize("positions", [None, 7, 0.5])
+def test_gradients_of_a_packed_batch_are_those_of_its_paths(qwen2, monkeypatch, positions):
+    """Also where logits are kept for a few positions at a time, and for less than one."""
     rng = random.Random(2)
+    monkeypatch.setattr(sft, "LOGITS", int(positions * qwen2.config.vocab_size) if positions else sft.LOGITS)
     trees = [random_tree(rng, qwen2.config.vocab_size) for _ in range(3)]
     learned_logps(qwen2, lay_out([trees[:2], trees[2:]], 0)).sum().backward()
     packed = {name: p.grad.clone() for name, p in qwen2.named_parameters()}
