@@ -208,9 +208,9 @@ BASE_KINDS = {"word": 9, "int": 4, "float": 1.5, "money": 0.7, "date": 3.5, "tim
               "object": 0.7, "unit": 4, "id": 1}
 BASE_FORMS = {"literal": 2.5, "words": 1, "twice": 1, "half": 1, "dozen": 0.7, "unit": 1.6, "long": 1, "ordinal": 1,
               "relative": 1, "after": 1, "ampm": 1.2, "spoken": 1.4, "paraphrase": 1.5}
-
-BASE_HALF_DONE = {"words": 0.6, "twice": 0.8, "half": 0.8, "dozen": 0.8, "unit": 0.8, "long": 0.7, "ordinal": 0.75, "relative": 0.8,
-                  "after": 0.85, "ampm": 0.8, "spoken": 0.8, "paraphrase": 0.7}     # share of such values that careless writers leave half done
+BASE_HALF_DONE = {     # share of such values that careless writers leave half done
+    "words": 0.6, "twice": 0.8, "half": 0.8, "dozen": 0.8, "unit": 0.8, "long": 0.7, "ordinal": 0.75, "relative": 0.8, "after": 0.85,
+    "ampm": 0.8, "spoken": 0.8, "paraphrase": 0.7}
 
 
 BASE_PARAMS = [[part.split("|") for part in line.split(": ")] for line in """
@@ -569,6 +569,7 @@ def half_done(wish, name, today):
     which half of the day, the first option and not the one that is meant. Where nothing can be left out, the right value."""
     value, (form, phrase) = wish.args[name], wish.said[name]
     param, (year, month, _) = next(p for p in wish.tool.params if p.name == name), today
+    hour = lambda: f"{(int(value[:2]) - 1) % 12 + 1:02d}{value[2:]}"
     return {
         "words": lambda: value // 10 * 10 if value > 20 else value,
         "twice": lambda: value // 2,
@@ -579,8 +580,8 @@ def half_done(wish, name, today):
         "ordinal": lambda: f"{year}-{month:02d}-{value[8:]}",
         "relative": lambda: "%d-%02d-%02d" % today,
         "after": lambda: f"{value[:8]}{int(value[8:]) - ONES.index(phrase.split()[0]):02d}",
-        "ampm": lambda: f"{(int(value[:2]) - 1) % 12 + 1:02d}{value[2:]}",
-        "spoken": lambda: f"{(int(value[:2]) - 1) % 12 + 1:02d}{value[2:]}",
+        "ampm": hour,
+        "spoken": hour,
         "paraphrase": lambda: param.options[0],
     }.get(form, lambda: value)()
 
