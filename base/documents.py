@@ -583,14 +583,14 @@ def half_done(wish, name, today):
         "ampm": hour,
         "spoken": hour,
         "paraphrase": lambda: param.options[0],
-    }.get(form, lambda: value)()
+    }[form]()
 
 
 def as_written(rng, wish, today, careless):
     """A wish's arguments as a document has them: from a careless writer, values that are to be worked out are half done as often
     as BASE_HALF_DONE says; else all are right."""
     return wish.args | {name: half_done(wish, name, today) for name, (form, _) in wish.said.items()
-                        if careless and rng.random() < BASE_HALF_DONE.get(form, 0)}
+                        if careless and rng.random() < BASE_HALF_DONE[form]}
 
 
 def corrupt(rng, calls, tools, spares):
@@ -838,7 +838,7 @@ def working_document(rng, careless=False):
 
 def training_document(rng, hardest=1.0, careless=False):
     """Any of the three kinds of documents, in the shares in which the base is trained on them: in 25% only the tool is hard,
-    in 12% (times `hardest`) only the values. Returns a tree, as base_document does."""
+    in 12% (times `hardest`) only the values. hardest, careless and what is returned: as in base_document."""
     kind = rng.random()
     if kind < 0.25:
         return choosing_document(rng)

@@ -289,7 +289,8 @@ def base_row(document):
 
 
 def base_trees(tokenizer, seed, start=0, careless=False):
-    """Documents of the base's world as trees of token ids, without end; branches beyond `base_row` are cut.
+    """Documents of the base's world as trees of token ids, without end; branches beyond `base_row` are cut. careless: as in
+    documents.base_document.
 
     Yields (number of the document, tree, where_to_look's links).
     """

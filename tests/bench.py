@@ -713,7 +713,7 @@ def part_sft(bench):
 
 
 def part_vocabulary(bench):
-    """SFT with as many tokens a forward pass on both sides."""
+    """SFT with a vocabulary of 150,000, for its memory: as many tokens a forward pass on both sides."""
     settings = sft.SFTConfig()
     same = {"batch": max(1, min(settings.batch_tokens, settings.micro_tokens) // PACKED), "packing": True}
     bench_cfg = replace(bench.cfg, n=min(bench.cfg.n, 64), repeats=1, warmup=0)
