@@ -20,13 +20,15 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import (additive, autocast, check_at_least_one, context_length, count_tokens, fitting, lay_out, like_lengths, load_model,
+from sft import (LOGITS, additive, apply_head, autocast, check_at_least_one, context_length, count_tokens, fitting, lay_out, like_lengths, load_model,
                  run, tree_tokens, within_memory)
 from synth import Call
 
@@ -36,24 +38,24 @@ from synth import Call
 # ---------------------------------------------------------------------------------------------
 
 
-class RoomyLayer(CacheLayerMixin):
-    """One layer's keys and values, with room for what is to come: nothing is copied when a token is added."""
+class PlacedLayer(CacheLayerMixin):
+    """One layer's keys and values in places that are there from the start: what is new goes where `place` says, nothing is moved."""
 
-    def __init__(self, keys, values, length):
-        self.keys, self.values, self.length, self.is_initialized = keys, values, length, True
+    def __init__(self, keys, values):
+        self.keys, self.values, self.is_initialized = keys, values, True
+        self.row, self.place, self.end = None, None, 0      # of each new token; how many places are read
 
     def lazy_initialization(self, *states):
         pass
 
     def update(self, keys, values, *args, **kwargs):
-        """keys, values: (rows, heads, new, size) -> all so far, (rows, heads, length + new, size)."""
-        end = self.length + keys.shape[-2]
-        self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = keys, values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        """keys, values: (1, heads, new, size), the tokens of all rows -> all that is read, (rows, heads, end, size)."""
+        for old, new in ((self.keys, keys), (self.values, values)):
+            old[self.row, :, self.place] = new[0].transpose(0, 1)
+        return self.keys[:, :, :self.end], self.values[:, :, :self.end]
 
     def get_seq_length(self):
-        return self.length
+        return self.end
 
     def get_max_length(self):
         return self.keys.shape[-2]
@@ -61,62 +63,156 @@ class RoomyLayer(CacheLayerMixin):
     get_max_cache_shape = get_max_length     # its name in earlier transformers
 
     def get_mask_sizes(self, query_length, *args):
-        return self.length + query_length, 0
+        return self.end, 0
 
-    def keep(self, rows):
-        self.keys, self.values = self.keys[rows], self.values[rows]
+
+class Written:
+    """What is written behind a prompt: a tree of tokens whose root is the prompt's last token. Alike beginnings are one path."""
+
+    def __init__(self):
+        self.ids, self.above, self.depth = [], [], []    # of each node: token, the node above it, how many are above
+        self.sees = np.zeros((64, 64), dtype=bool)       # itself and the nodes above it
+        self.next, self.first = {}, {}                   # (node, token): the node behind; node: the first behind it
+        self.pairs = {}                                  # (token, token): the node where the two first stood in a row
+
+    def follow(self, ids, at=-1):
+        """The nodes of `ids` (token ids) behind node `at`; those that are missing are added. -1: the root is the first."""
+        nodes = []
+        for token in ids:
+            n = self.next.setdefault((at, token), len(self.ids))
+            if n == len(self.ids):
+                if n == len(self.sees):
+                    self.sees = np.pad(self.sees, (0, n))
+                self.sees[n] = self.sees[at] if at >= 0 else False
+                self.sees[n, n] = True
+                self.ids.append(token)
+                self.above.append(at)
+                self.depth.append(self.depth[at] + 1 if at >= 0 else 0)
+                self.first.setdefault(at, n)
+                self.pairs.setdefault((self.ids[at], token), n)
+            at = n
+            nodes.append(n)
+        return nodes
+
+    def cut(self, n):
+        """Forget all nodes but the first n."""
+        del self.ids[n:], self.above[n:], self.depth[n:]
+        self.next, self.first, self.pairs = ({key: node for key, node in those.items() if node < n}
+                                             for those in (self.next, self.first, self.pairs))
+
+    def guess(self, node, most):
+        """Up to `most` token ids that may follow a node: those that did where its token and the one above it first stood in a row
+        (prompt lookup: Saxena, github.com/apoorvumang/prompt-lookup-decoding)."""
+        twin, found = self.pairs[self.ids[self.above[node]], self.ids[node]], []
+        while twin in self.first and len(found) < most:
+            twin = self.first[twin]
+            found.append(self.ids[twin])
+        return found
 
 
 class Prompts:
-    """Prompts with their keys and values, all but the last token's: that one starts every continuation.
+    """Prompts with what is written behind them, and the keys and values of both: a token goes through the model once,
+    however many continuations it has, and however often they are asked for."""
 
-    What comes behind a prompt is a tree of tokens (sft.lay_out) whose root is that last token, so that many
-    continuations of a prompt are one row, which reads the prompt's cache once.
-    """
+    @torch.inference_mode()
+    def __init__(self, model, prompts, drafts=None, max_tokens=4096):
+        """prompts: lists of token ids, each at least one long; max_tokens: padded tokens a forward pass.
 
-    @torch.no_grad()
-    def __init__(self, model, prompts, max_tokens=4096):
-        """prompts: lists of token ids, each at least one long; max_tokens: padded tokens a forward pass."""
-        self.model, self.last, self.states = model, [p[-1] for p in prompts], [None] * len(prompts)
-        for group in like_lengths(list(map(len, prompts)), max_tokens):
-            batch = lay_out([[[(prompts[i][:-1] or prompts[i], -1, False)]] for i in group], 0).to(model.device)
-            count_tokens("scored", sum(len(prompts[i]) - 1 for i in group))
-            with autocast(model.device):
-                cache = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask),
-                                         position_ids=batch.positions, use_cache=True).past_key_values
-            for row, i in enumerate(group):
-                n = len(prompts[i]) - 1
-                self.states[i] = [(layer.keys[row, :, :n].clone(), layer.values[row, :, :n].clone()) for layer in cache.layers]
-
-    def length(self, i):
-        return self.states[i][0][0].shape[-2]
-
-    def feed(self, index, trees, room=0):
-        """Run each row's tree behind its prompt. index: prompt of each row; trees: one a row, its root prompts.last.
-
-        Returns the trees as a Batch, hidden states (rows, width, size), the cache with `room` places left, and which
-        places of it hold the row's prompt (rows, before), the last of them: a tree's tokens stand at `before` and behind.
+        drafts: token ids that may well follow each prompt. They change no token of what is decoded; they go through the model with the
+        prompt, and a continuation is spared a pass for each of them that it samples anyway (speculative decoding, Leviathan et al.,
+        arXiv 2211.17192). What has been decoded once is a draft, too.
+        states: of each prompt but its last token, and of what is written, (keys, values) a layer; hidden: the last layer's of
+        what is written.
         """
-        device, rows = self.model.device, len(index)
-        batch, before = lay_out([[tree] for tree in trees], 0).to(device), max(map(self.length, index))
-        width = batch.ids.shape[1]
-        lengths = torch.tensor([self.length(i) for i in index])
-        of_prompt = (torch.arange(before) >= before - lengths[:, None]).to(device)
-        layers = []
-        for keys, values in self.states[index[0]]:
-            shape = (rows, keys.shape[0], before + width + room, keys.shape[-1])
-            layers.append(RoomyLayer(keys.new_zeros(shape), values.new_zeros(shape), before))
+        self.model, self.last, self.lengths = model, [p[-1] for p in prompts], [len(p) - 1 for p in prompts]
+        self.written, self.states, self.hidden = [Written() for _ in prompts], [None] * len(prompts), [None] * len(prompts)
+        rows = [[*prompt, *draft[:-1]] for prompt, draft in zip(prompts, drafts or [[]] * len(prompts))]     # nothing follows a last token
+        for group in like_lengths(list(map(len, rows)), max_tokens):
+            batch = lay_out([[[(rows[i], -1, False)]] for i in group], 0).to(model.device)
+            count_tokens("scored", sum(self.lengths[i] for i in group))
+            with autocast(model.device):
+                out = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask), position_ids=batch.positions, use_cache=True)
+            for row, i in enumerate(group):
+                self.written[i].follow(rows[i][self.lengths[i]:])
+                self.states[i] = [(layer.keys[row, :, :len(rows[i])].clone(), layer.values[row, :, :len(rows[i])].clone())
+                                  for layer in out.past_key_values.layers]
+                self.hidden[i] = out.last_hidden_state[row, self.lengths[i]:len(rows[i])].clone()
+        self.drafted = [len(w.ids) for w in self.written]
+
+    def forget(self, i):
+        """What was written behind prompt i since the beginning."""
+        n = self.drafted[i]
+        self.written[i].cut(n)
+        self.states[i] = [(keys[:, :self.lengths[i] + n], values[:, :self.lengths[i] + n]) for keys, values in self.states[i]]
+        self.hidden[i] = self.hidden[i][:n]
+
+
+ROOM = 32       # nodes for which a batch has places, beyond those that there are
+
+
+class Rows:
+    """Some prompts in one batch, a row each. A row's prompt ends at place `before`, and there what is written behind it begins:
+    node n stands at before + n."""
+
+    def __init__(self, prompts, index):
+        """index: prompt of each row."""
+        self.prompts, self.index, self.model = prompts, list(index), prompts.model
+        self.before = max(prompts.lengths[i] for i in index)
+        self.done = [prompts.states[i][0][0].shape[-2] - prompts.lengths[i] for i in index]     # nodes that have states
+        nodes = max(len(prompts.written[i].ids) for i in index) + ROOM
+        zeros = lambda x, n: x.new_zeros(len(index), *x.shape[:-2], n, x.shape[-1])
+        self.layers = [PlacedLayer(*(zeros(x, self.before + nodes) for x in layer)) for layer in prompts.states[index[0]]]
+        self.hidden = zeros(prompts.hidden[index[0]], nodes)      # (rows, nodes, size)
         for row, i in enumerate(index):
-            for layer, (keys, values) in zip(layers, self.states[i]):
-                place = slice(before - keys.shape[-2], before)
+            for layer, (keys, values) in zip(self.layers, prompts.states[i]):
+                place = slice(self.before - prompts.lengths[i], self.before + self.done[row])
                 layer.keys[row, :, place], layer.values[row, :, place] = keys, values
-        mask = torch.cat([of_prompt[:, None, None].expand(-1, 1, width, -1), batch.mask], -1)
-        cache = Cache(layers=layers)
+            self.hidden[row, :self.done[row]] = prompts.hidden[i]
+
+    def compute(self):
+        """Run the nodes without states through the model, those of all rows in one pass, side by side."""
+        trees, device = [self.prompts.written[i] for i in self.index], self.model.device
+        new, nodes = [len(w.ids) - old for w, old in zip(trees, self.done)], max(len(w.ids) for w in trees)
+        if not any(new):
+            return
+        if nodes > self.hidden.shape[1]:
+            for layer in self.layers:
+                layer.keys, layer.values = (F.pad(x, (0, 0, 0, nodes + ROOM - self.hidden.shape[1])) for x in (layer.keys, layer.values))
+            self.hidden = F.pad(self.hidden, (0, 0, 0, nodes + ROOM - self.hidden.shape[1]))
+        row, node = torch.tensor([(r, n) for r, w in enumerate(trees) for n in range(self.done[r], len(w.ids))], device=device).T
+        slot = torch.tensor([n for some in new for n in range(some)], device=device)
+        ids, position = torch.tensor([(token, self.prompts.lengths[i] + depth) for i, w, old in zip(self.index, trees, self.done)
+                                      for token, depth in zip(w.ids[old:], w.depth[old:])], device=device).T
+        mask = np.zeros((len(trees), 1, max(new), self.before + nodes), dtype=bool)
+        for r, (w, i, old) in enumerate(zip(trees, self.index, self.done)):
+            mask[r, 0, :new[r], self.before - self.prompts.lengths[i]:self.before] = True
+            mask[r, 0, :new[r], self.before:self.before + len(w.ids)] = w.sees[old:len(w.ids), :len(w.ids)]
+            mask[r, 0, new[r]:, self.before] = True      # attention over nothing is not a number
+        for layer in self.layers:
+            layer.row, layer.place, layer.end = row, self.before + node, mask.shape[-1]
+        seen = additive(torch.from_numpy(mask).to(device))
+        seen.parts, seen.tokens = parts_by_padding([self.before - self.prompts.lengths[i] for i in self.index]), (row, slot)
         with autocast(device):
-            hidden = self.model.base_model(input_ids=batch.ids, attention_mask=additive(mask), past_key_values=cache,
-                                           position_ids=batch.positions + lengths[:, None].to(device),
-                                           use_cache=True).last_hidden_state
-        return batch, hidden, cache, of_prompt
+            hidden = self.model.base_model(input_ids=ids[None], attention_mask=seen, position_ids=position[None],
+                                           past_key_values=Cache(layers=self.layers), use_cache=True).last_hidden_state
+        self.hidden[row, node] = hidden[0]
+        self.done = [len(w.ids) for w in trees]
+
+    def put_back(self, rows):
+        """The states of what was written go to the prompts."""
+        for row in rows:
+            i, n = self.index[row], self.done[row]
+            place = slice(self.before - self.prompts.lengths[i], self.before + n)
+            self.prompts.states[i] = [(layer.keys[row, :, place].clone(), layer.values[row, :, place].clone()) for layer in self.layers]
+            self.prompts.hidden[i] = self.hidden[row, :n].clone()
+
+    def keep(self, rows):
+        """Go on with some of the rows."""
+        self.put_back(set(range(len(self.index))) - set(rows))
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        self.hidden = self.hidden[rows]
+        self.index, self.done = [self.index[row] for row in rows], [self.done[row] for row in rows]
 
 
 def chunks(prompts, index, widths, max_tokens):
@@ -128,7 +224,7 @@ def chunks(prompts, index, widths, max_tokens):
     while start < len(index):
         stop, before, width = start, 0, 0
         while stop < len(index):
-            before, width = max(before, prompts.length(index[stop])), max(width, widths[stop])
+            before, width = max(before, prompts.lengths[index[stop]]), max(width, widths[stop])
             if stop > start and (before + width) * (stop - start + 1) > max_tokens:
                 break
             stop += 1
@@ -145,100 +241,130 @@ def parts_by_padding(padding, most=4):
     return [(slice(i, i + size), min(padding[i:i + size])) for i in range(0, len(padding), size)]
 
 
-@torch.no_grad()
+GUESSES = 3     # tokens that go through the model with a sampled one, in the hope that they come next
+
+
+def sample(model, states, numbers, temperature):
+    """The next tokens behind hidden states (n, size), and their log-probabilities in nats under the policy itself: (n, m) each.
+
+    numbers: (n, m), from 0 to 1: where the distribution function reaches one of them is the token. temperature 0: the likeliest.
+    """
+    found, most = [], max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
+    for part, drawn in zip(states.split(most), numbers.split(most)):
+        logits = apply_head(model, part)
+        shares = torch.softmax(logits, -1)
+        if temperature > 0:
+            steps = (shares if temperature == 1 else torch.softmax(logits / temperature, -1)).cumsum(-1)
+            chosen = torch.searchsorted(steps, drawn * steps[:, -1:]).clamp(max=logits.shape[-1] - 1)
+        else:
+            chosen = logits.argmax(-1, keepdim=True).expand_as(drawn)
+        found.append((chosen, shares.gather(-1, chosen).log()))
+    return map(torch.cat, zip(*found))
+
+
+@torch.inference_mode()
 def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536):
-    """Continue rows to their end, `copies` times each. index: prompt of each row; prefixes: ids of the response so far.
+    """Continue responses to their end, `copies` times each. index: prompt of each; prefixes: token ids of the response so far.
     max_new: tokens that a response may have, its prefix included; every prefix is shorter.
 
-    temperature 0 is greedy; above it, seeds are needed, an integer a row: what a row samples depends on its own alone,
-    not on the batch.
-    Returns for each row a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or to `max_new`
+    temperature 0 is greedy; above it, seeds are needed, an integer a response: what it samples depends on its own alone,
+    not on the batch, nor on what is written behind the prompt already.
+    Returns for each response a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or to `max_new`
     tokens in all, and the log-probability in nats of each under the policy itself (temperature 1).
     """
-    model, head, results = prompts.model, prompts.model.get_output_embeddings(), []
-    for part in chunks(prompts, index, [1 + len(p) + copies * (max_new - len(p)) for p in prefixes], max_tokens):
-        left_to = [max_new - len(prefix) for prefix in prefixes[part]]
-        most = max(left_to)
-        trees = [[([prompts.last[i], *prefix], -1, False)] for i, prefix in zip(index[part], prefixes[part])]
-        batch, hidden, cache, of_prompt = prompts.feed(index[part], trees, copies * most)
-        rows, width, device = len(trees), batch.ids.shape[1], model.device
-        unseen = (~of_prompt).sum(1).tolist()
-        lengths = torch.tensor([tree_tokens(tree) for tree in trees], device=device)
-        # one query a copy: it sees the prompt, the prefix, and of what is decoded its own tokens
-        mask = torch.cat([of_prompt, torch.arange(width, device=device) < lengths[:, None],
-                          of_prompt.new_zeros(rows, copies * most)], -1)[:, None, None].repeat(1, 1, copies, 1)
-        position = (of_prompt.sum(1) + lengths)[:, None].repeat(1, copies)
-        hidden = hidden[torch.arange(rows), lengths - 1][:, None].expand(-1, copies, -1)
-        uniform = None if temperature <= 0 else torch.stack([
-            torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed))[:most] for seed in seeds[part]]).to(device)
-        out, alive, done = [[([], []) for _ in range(copies)] for _ in trees], list(range(rows)), set()
-        for step in range(most):
-            with autocast(device):
-                logits = head(hidden).float()                   # (rows, copies, vocabulary)
-            shares = torch.softmax(logits, -1)
-            if temperature > 0:     # the inverse of the distribution function, at a number drawn for the place
-                steps = (shares if temperature == 1 else torch.softmax(logits / temperature, -1)).cumsum(-1)
-                chosen = torch.searchsorted(steps, uniform[:, step, :, None] * steps[..., -1:])[..., 0]
-                chosen = chosen.clamp(max=logits.shape[-1] - 1)
-            else:
-                chosen = logits.argmax(-1)
-            logps = shares.gather(-1, chosen[..., None])[..., 0].log().tolist()
-            for n, (row, tokens) in enumerate(zip(alive, chosen.tolist())):
-                for copy, token in enumerate(tokens):
-                    if (row, copy) not in done:
-                        out[row][copy][0].append(token)
-                        out[row][copy][1].append(logps[n][copy])
-                        if token == stop_id or step + 1 == left_to[row]:
-                            done.add((row, copy))
-            left = [n for n, row in enumerate(alive) if any((row, copy) not in done for copy in range(copies))]
-            if not left:
-                break
-            if len(left) <= 0.75 * len(alive):     # rows that are finished leave the batch
-                keep = torch.tensor(left, device=device)
-                alive, chosen, position, mask = [alive[n] for n in left], chosen[keep], position[keep], mask[keep]
-                uniform = uniform if uniform is None else uniform[keep]
-                for layer in cache.layers:
-                    layer.keep(keep)
-            end = cache.layers[0].length
-            own = torch.arange(copies, device=device)
-            mask[:, :, own, end + own] = True
-            seen = additive(mask[..., :end + copies])
-            seen.parts = parts_by_padding([unseen[row] for row in alive])
-            with autocast(device):
-                hidden = model.base_model(input_ids=chosen, attention_mask=seen, position_ids=position, past_key_values=cache,
-                                          use_cache=True).last_hidden_state
-            position = position + 1
-        count_tokens("scored", int(lengths.sum()))
-        count_tokens("decoded", sum(len(ids) for row in out for ids, _ in row))
+    model, results = prompts.model, []
+    sizes = [len(prompts.written[i].ids) + len(prefix) + (copies + 1) * (max_new - len(prefix)) for i, prefix in zip(index, prefixes)]
+    for part in chunks(prompts, index, sizes, max_tokens):
+        asked, left_to = index[part], [max_new - len(prefix) for prefix in prefixes[part]]
+        spare = Counter()      # of each prompt, guesses that may be made: as many tokens as one copy of each of its responses may have
+        for i, left in zip(asked, left_to):
+            spare[i] += left
+        for i in spare:
+            if len(prompts.written[i].ids) - prompts.drafted[i] > 2 * max_new:
+                prompts.forget(i)
+        leaves = [prompts.written[i].follow([prompts.last[i], *prefix])[-1] for i, prefix in zip(asked, prefixes[part])]
+        rows = Rows(prompts, list(spare))
+        rows.compute()
+        uniform = torch.zeros(len(asked), max_new, copies) if temperature <= 0 else torch.stack([
+            torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed)) for seed in seeds[part]])
+        out = [[([], []) for _ in range(copies)] for _ in asked]
+        ready = [(n, copy, leaf) for n, leaf in enumerate(leaves) for copy in range(copies)]
+        while ready:
+            # what each copy would sample where it is, and at all that is written behind
+            row_of, places = {i: row for row, i in enumerate(rows.index)}, {}
+            for n, at in dict.fromkeys((n, at) for n, _, at in ready):
+                tree, row = prompts.written[asked[n]], row_of[asked[n]]
+                for node in np.flatnonzero(tree.sees[:rows.done[row], at]).tolist():
+                    if (depth := tree.depth[node] - tree.depth[leaves[n]]) < left_to[n]:
+                        places[n, node] = row, node, n, depth
+            row, node, of, depth = torch.tensor(list(places.values())).T
+            chosen, logps = sample(model, rows.hidden[row, node], uniform[of, depth].to(model.device), temperature)
+            sampled = dict(zip(places, zip(chosen.tolist(), logps.tolist())))
+            waiting = []
+            for n, copy, at in ready:     # down the tree as far as it goes, and one token more
+                i, tree, (ids, its) = asked[n], prompts.written[asked[n]], out[n][copy]
+                while (n, at) in sampled:
+                    tokens, found = sampled[n, at]
+                    ids.append(tokens[copy])
+                    its.append(found[copy])
+                    if ids[-1] == stop_id or len(ids) == left_to[n]:
+                        break
+                    size, (at,) = len(tree.ids), tree.follow(ids[-1:], at)
+                    if at == size:
+                        tree.follow(tree.guess(at, min(GUESSES, spare[i])), at)
+                        spare[i] -= len(tree.ids) - size - 1
+                else:
+                    waiting.append((n, copy, at))
+            working = {row_of[asked[n]] for n, *_ in waiting}
+            if working and len(working) <= 0.75 * len(rows.index):     # rows that are finished leave the batch
+                rows.keep(sorted(working))
+            rows.compute()
+            ready = waiting
+        rows.put_back(range(len(rows.index)))
+        count_tokens("scored", sum(1 + len(prefix) for prefix in prefixes[part]))
+        count_tokens("decoded", sum(len(ids) for row in out for ids, _ in row))     # each, whether it went through the model alone or not
         results += out
     return results
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def score(prompts, index, trees, choices=(), max_tokens=8192):
     """Log-probabilities of the learned segments of trees behind prompts, and what else could stand in their place.
 
-    index: prompt of each row; trees: their roots prompts.last. Returns a list for each row of one (logps,
+    index: prompt of each tree; trees: their roots begin with prompts.last. Returns a list for each tree of one (logps,
     probabilities) a learned segment: the log-probability in nats of each of its tokens, and the probabilities of
-    `choices` (token ids) in place of its first, scaled to sum to one.
+    `choices` (token ids) in place of its first, scaled to sum to one. Nothing of it stays written.
     """
-    head, results = prompts.model.get_output_embeddings(), [None] * len(trees)
-    order = sorted(range(len(trees)), key=lambda n: tree_tokens(trees[n]))     # rows of like width: less padding
+    results = [None] * len(trees)
+    order = sorted(range(len(trees)), key=lambda n: tree_tokens(trees[n]))     # trees of like size: less padding
     index, trees = [index[n] for n in order], [trees[n] for n in order]
-    for part in chunks(prompts, index, list(map(tree_tokens, trees)), max_tokens):
-        batch, hidden, *_ = prompts.feed(index[part], trees[part])
+    sizes = [len(prompts.written[i].ids) + tree_tokens(tree) for i, tree in zip(index, trees)]
+    for part in chunks(prompts, index, sizes, max_tokens):
+        before, learned = {i: len(prompts.written[i].ids) for i in index[part]}, []      # (prompt, node in front of the token, token)
+        for i, tree in zip(index[part], trees[part]):
+            ends, parents = [], {parent for _, parent, _ in tree}
+            for n, (ids, parent, wanted) in enumerate(tree):
+                at = ends[parent] if parent >= 0 else -1
+                nodes = [at, *prompts.written[i].follow(ids if n in parents else ids[:-1], at)]     # nothing follows a last token
+                learned += [(i, *pair) for pair in zip(nodes, ids)] if wanted else []
+                ends.append(nodes[-1])
+        rows = Rows(prompts, list(before))
+        rows.compute()
         count_tokens("scored", sum(map(tree_tokens, trees[part])))
-        with autocast(hidden.device):
-            logits = head(hidden.flatten(0, 1)[batch.before]).float()
-        logps = (logits.gather(1, batch.target[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+        row_of = {i: row for row, i in enumerate(before)}
+        at_row, at_node, target = torch.tensor([(row_of[i], node, token) for i, node, token in learned]).T
+        logits = apply_head(prompts.model, rows.hidden[at_row, at_node])
+        logps = (logits.gather(1, target[:, None].to(logits.device))[:, 0] - logits.logsumexp(-1)).tolist()
         shares = torch.softmax(logits[:, list(choices)], -1).tolist()
         start = 0
         for n, tree in zip(order[part], trees[part]):
             results[n] = []
-            for ids, _, learned in tree:
-                if learned:
+            for ids, _, wanted in tree:
+                if wanted:
                     results[n].append((logps[start:start + len(ids)], shares[start]))
                     start += len(ids)
+        for i, n in before.items():
+            prompts.written[i].cut(n)
     return results
 
 
@@ -637,13 +763,15 @@ def answer(model, tokenizer, samples, max_new=MAX_NEW, temperature=0.0, seed=0, 
     """Responses (text) to each sample: a list of `copies` of them each. max_tokens: of cache, in flight."""
     stop_id, texts = stop_token(tokenizer), [None] * len(samples)
     asked = [synth.prompt_ids(tokenizer, s) for s in samples]
+    drafts = [synth.target_ids(tokenizer, s)[:max_new] if s.target else [] for s in samples]      # what is right is likely
     order = sorted(range(len(samples)), key=lambda i: len(asked[i]))
     bar = tqdm(total=len(samples), desc="eval", disable=not progress, leave=False)
 
     def next_group(max_tokens):
-        group = order[:fitting([len(asked[i]) + copies * max_new for i in order], max_tokens)]
-        found = decode(Prompts(model, [asked[i] for i in group]), range(len(group)), [[]] * len(group), max_new, stop_id,
-                       copies, temperature, [1_000_003 * seed + i for i in group], max_tokens)
+        group = order[:fitting([len(asked[i]) + len(drafts[i]) + (copies + 1) * max_new for i in order], max_tokens)]
+        prompts = Prompts(model, [asked[i] for i in group], [drafts[i] for i in group])
+        found = decode(prompts, range(len(group)), [[]] * len(group), max_new, stop_id, copies, temperature,
+                       [1_000_003 * seed + i for i in group], max_tokens)
         for i, row in zip(group, found):
             texts[i] = [response_text(tokenizer, ids, stop_id) for ids, _ in row]
         return len(group)

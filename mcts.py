@@ -233,16 +233,18 @@ def room_for(tokenizer, cfg):
 
 
 def tokens_in_flight(prompt, cfg):
-    """Places in the cache that a tree takes at most: prompt, path, and k continuations."""
-    return len(prompt) + (cfg.k + 1) * cfg.max_new
+    """Places in the cache that a tree takes at most: the prompt, the right response, what is kept of what was sampled (two
+    responses), k continuations, and as much as one for guesses."""
+    return len(prompt) + (cfg.k + 4) * cfg.max_new
 
 
 def search_wave(model, tokenizer, trees, cfg, seed, bar):
     """Grow some trees together: every forward pass serves all of them. trees: number -> Tree, as yet a root."""
     stop_id, waiting = stop_token(tokenizer), list(trees)
-    prompts = Prompts(model, [trees[i].prompt for i in waiting])
+    right = {i: synth.target_ids(tokenizer, trees[i].sample) for i in waiting}
+    targets = {i: cut_steps(tokenizer, right[i], stop_id) for i in waiting}
+    prompts = Prompts(model, [trees[i].prompt for i in waiting], [right[i][:cfg.max_new] for i in waiting])     # what is right is likely
     place = {i: n for n, i in enumerate(waiting)}       # of a tree's prompt among the prompts
-    targets = {i: cut_steps(tokenizer, synth.target_ids(tokenizer, trees[i].sample), stop_id) for i in waiting}
     for simulation in range(cfg.simulations):
         wave = [(i, select(tree, cfg.c_puct)) for i, tree in trees.items() if not tree.nodes[0].closed]
         if wave:

@@ -100,11 +100,19 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, *
 
     query: (rows, heads, length, size); key, value: (rows, fewer heads, all, size). transformers would copy keys and
     values for each head, the whole cache at every step; here each is read once, and as it is. The mask may have `parts`,
-    a list of (slice of rows, number of first places that none of them sees): those places are not read at all.
+    a list of (slice of rows, number of first places that none of them sees): those places are not read at all. It may have
+    `tokens`, each query's row and its number in that row: then the queries of all rows come side by side, as one.
     """
+    if tokens := getattr(attention_mask, "tokens", None):
+        padded = query.new_zeros(len(attention_mask), attention_mask.shape[2], *query.shape[1::2])
+        padded[tokens] = query[0].transpose(0, 1)
+        mask = attention_mask.view_as(attention_mask)      # without `tokens`
+        mask.parts = attention_mask.parts
+        out, _ = grouped_attention(module, padded.transpose(1, 2), key, value, mask, scaling, **kwargs)
+        return out[tokens][None], None
     rows, heads, length, size = query.shape
     each = heads // key.shape[1]
-    if each == 1 or length > 16 or attention_mask is None or attention_mask.shape[1] > 1:
+    if each == 1 or length > 64 or attention_mask is None or attention_mask.shape[1] > 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     query, mask = query.reshape(rows, key.shape[1], each * length, size), attention_mask.repeat(1, 1, each, 1)
     out = torch.cat([F.scaled_dot_product_attention(query[part], key[part, :, start:], value[part, :, start:],
@@ -149,7 +157,13 @@ def check_architecture(model, path):
         with autocast(model.device):
             out = model(input_ids=batch.ids, use_cache=True)
         theirs = out.logits[0, :-1].float()
-        alike = (ours - theirs).norm() <= 0.05 * theirs.norm()      # what bfloat16 leaves, and more
+        # the same tokens backwards, as the queries of a row whose keys come in that order, too
+        order, seen = [3, 2, 1, 0], additive(batch.mask.flip(-1))
+        seen.parts, seen.tokens = [(slice(None), 0)], (torch.zeros(4, dtype=torch.long), torch.tensor(order))
+        with autocast(model.device):
+            packed = model.base_model(input_ids=batch.ids[:, order], attention_mask=seen, position_ids=batch.positions[:, order], use_cache=False)
+        packed = apply_head(model, packed.last_hidden_state[0, order[:3]])
+        alike = all((found - theirs).norm() <= 0.05 * theirs.norm() for found in (ours, packed))      # what bfloat16 leaves, and more
         alike &= all(layer.keys.shape[-2] == len(tokens) for layer in out.past_key_values.layers)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
         raise ModelError(f"{path}: {type(model).__name__} cannot be used here ({str(error).strip().splitlines()[0]})") from None

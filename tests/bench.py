@@ -505,7 +505,7 @@ def limit_decode(cfg, new=64):
     weights = (size["body"] + size["head"]) * next(model.parameters()).element_size()
     a_token = 2 * c.num_hidden_layers * prompts.states[0][0][0].shape[0] * prompts.states[0][0][0].shape[-1] \
         * prompts.states[0][0][0].element_size()
-    cache = a_token * sum(prompts.length(i) + 1 + new / 2 for i in range(cfg.batch))
+    cache = a_token * sum(prompts.lengths[i] + 1 + new / 2 for i in range(cfg.batch))
     run(2)
     while True:
         started = time.perf_counter()

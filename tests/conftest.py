@@ -53,7 +53,7 @@ def tiny(kind, vocabulary, seed=0):
     model = model_class(config(
         vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.15, bos_token_id=None, eos_token_id=1,
-        pad_token_id=0, tie_word_embeddings=kind == "qwen2", attn_implementation="sdpa"))
+        pad_token_id=0, tie_word_embeddings=kind == "qwen2", attn_implementation="grouped"))
     return model.eval()
 
 

@@ -11,7 +11,7 @@ import eval as evaluation
 import sft
 import synth
 from base import documents
-from eval import (ERROR_KINDS, Prompts, decode, evaluate, graded_outcome, interval, judge, paired_interval, print_scores,
+from eval import (ERROR_KINDS, Prompts, Rows, Written, decode, evaluate, graded_outcome, interval, judge, paired_interval, print_scores,
                   response_text, score, stop_token, summarize)
 from synth import Call, Sample, format_calls
 
@@ -101,28 +101,90 @@ def test_the_batch_changes_nothing(model, prompts, copies, temperature):
                 assert ids == as_ids and logps == pytest.approx(as_logps, abs=1e-4)
 
 
+def alike(found, expected):
+    """The same tokens, and log-probabilities that differ by floating-point noise."""
+    for row, as_row in zip(found, expected, strict=True):
+        for (ids, logps), (as_ids, as_logps) in zip(row, as_row, strict=True):
+            assert ids == as_ids and logps == pytest.approx(as_logps, abs=1e-4)
+    return True
+
+
 def test_a_cache_serves_many_calls(model, prompts):
-    """Decoding does not write into the prompts' cache."""
+    """What was decoded before changes nothing, behind the same prefix or another."""
     cached = Prompts(model, prompts)
     first = decode(cached, [0, 1, 0], [[], [9], [8]], 6, NO_STOP)
     decode(cached, [1, 0], [[7, 7], []], 9, NO_STOP, copies=2)
-    assert decode(cached, [0, 1, 0], [[], [9], [8]], 6, NO_STOP) == first
+    assert alike(decode(cached, [0, 1, 0], [[], [9], [8]], 6, NO_STOP), first)
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_drafts_change_nothing(model, prompts, temperature):
+    """Right ones, half right ones, wrong ones, longer and shorter than the response."""
+    settings = dict(max_new=20, stop_id=NO_STOP, copies=3, temperature=temperature, seeds=range(7))
+    plain = decode(Prompts(model, prompts), range(7), [[]] * 7, **settings)
+    once = [row[0][0] for row in plain]
+    for drafts in (once, [ids[:9] + [5, 6, 7] for ids in once], [[5, 6, 7] * 9] * 7, [[]] * 6 + [[3]]):
+        assert alike(decode(Prompts(model, prompts, drafts), range(7), [[]] * 7, **settings), plain)
+
+
+def passes(model):
+    """How many tokens went through the model in each pass, from now on."""
+    found = []
+    model.base_model.register_forward_pre_hook(lambda module, args, kwargs: found.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    return found
+
+
+def test_a_token_goes_through_the_model_once(qwen2, prompts):
+    cached, found = Prompts(qwen2, prompts), passes(qwen2)
+    (ids, _), = decode(cached, [3], [[]], 40, NO_STOP)[0]
+    written = cached.written[3]
+    assert sum(found) == len(written.ids) - 1 >= 39 and len(found) <= 39      # the root went with the prompt; the last token leads nowhere
+    assert all(written.next[at, token] == n for n, (at, token) in enumerate(zip(written.above, written.ids)))
+    del found[:]
+    assert decode(cached, [3, 3], [[], ids[:5]], 40, NO_STOP, copies=2) == [[(ids, pytest.approx(_, abs=1e-4))] * 2,
+                                                                          [(ids[5:], pytest.approx(_[5:], abs=1e-4))] * 2]
+    assert found == []          # all of it is known
+    drafted, found = Prompts(qwen2, prompts, [ids] * 7), passes(qwen2)
+    assert decode(drafted, [3], [[]], 40, NO_STOP)[0][0][0] == ids and found == []
+
+
+def test_a_guess_is_what_followed_before():
+    tree = Written()
+    assert tree.follow([1, 2, 3, 4, 5, 6]) == [0, 1, 2, 3, 4, 5]
+    *_, twin = tree.follow([9, 2, 3], 5)
+    assert tree.guess(twin, 2) == [4, 5] and tree.guess(twin, 9) == [4, 5, 6, 9, 2, 3]
+    assert tree.guess(tree.follow([7], twin)[0], 9) == []           # 3, 7 has not been seen before
+    assert tree.follow([1, 2, 8])[:2] == [0, 1]
+    tree.cut(4)
+    assert tree.ids == [1, 2, 3, 4] and tree.follow([1, 2, 8]) == [0, 1, 4] and tree.sees[4, :5].tolist() == [1, 1, 0, 0, 1]
+
+
+def test_what_was_written_is_forgotten_where_it_takes_too_much_room(qwen2, prompts):
+    """Many calls about one prompt: the cache stays bounded, and so do the results."""
+    cached, most = Prompts(qwen2, prompts, [[5, 6, 7]] * 7), 0
+    for seed in range(12):
+        found = decode(cached, [2], [[]], 16, NO_STOP, 3, 3.0, [seed])
+        assert alike(found, decode(Prompts(qwen2, prompts), [2], [[]], 16, NO_STOP, 3, 3.0, [seed]))
+        most = max(most, len(cached.written[2].ids))
+    assert 2 * 16 < most <= 3 + (3 + 1 + 2) * 16
+    assert len(cached.written[2].ids) == cached.states[2][0][0].shape[-2] - len(prompts[2]) + 1 == len(cached.hidden[2])
 
 
 def test_finished_rows_leave_the_batch(model, prompts):
-    cached, widths = Prompts(model, prompts), []
-    endless = one_each(decode(cached, range(7), [[]] * 7, 16, NO_STOP))
+    """And no pass is made for tokens that nobody needs."""
+    endless = one_each(decode(Prompts(model, prompts), range(7), [[]] * 7, 16, NO_STOP))
     stop_id = max({t for ids in endless for t in ids[:8]}, key=lambda t: sum(t in ids[:8] for ids in endless))
-    model.base_model.register_forward_pre_hook(lambda module, args, kwargs: widths.append(len(kwargs["input_ids"])),
-                                               with_kwargs=True)
-    found = one_each(decode(cached, range(7), [[]] * 7, 16, stop_id))
+    cached, rows = Prompts(model, prompts), []
+    keep = Rows.keep
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rows, "keep", lambda self, kept: (rows.append((len(self.index), len(kept))), keep(self, kept)))
+        found = one_each(decode(cached, range(7), [[]] * 7, 16, stop_id))
     assert found == [ids[:ids.index(stop_id) + 1] if stop_id in ids else ids for ids in endless]
-    ended = sum(stop_id in ids for ids in found)
-    if ended >= 2:
-        assert widths[0] == 7 and widths[-1] < 7 and widths == sorted(widths, reverse=True)
-    del widths[:]
+    if 2 <= sum(stop_id in ids for ids in found) < 7:
+        assert rows and all(kept <= 0.75 * before for before, kept in rows)
+    found = passes(model)
     decode(cached, [0], [[]], 16, endless[0][0])
-    assert len(widths) == 1  # the only row has ended: no further pass
+    assert found == []  # the only row has ended: no further pass
 
 
 def test_sampling_follows_the_policys_distribution(qwen2):

@@ -172,9 +172,9 @@ def test_what_a_tree_holds(model, tokenizer, few, monkeypatch):
         decoded.extend((asked[i], tuple(prefix + ids)) for i, prefix, row in zip(index, prefixes, found) for ids, _ in row)
         return found
 
-    def remember(model, prompts):
+    def remember(model, prompts, drafts):
         asked[:] = map(tuple, prompts)
-        return Prompts(model, prompts)
+        return Prompts(model, prompts, drafts)
     asked, prompts_of = [], [synth.prompt_ids(tokenizer, s) for s in few]
     monkeypatch.setattr(mcts, "Prompts", remember)
     monkeypatch.setattr(mcts, "decode", record)
