@@ -28,8 +28,8 @@ from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import (LOGITS, additive, apply_head, autocast, check_at_least_one, context_length, count_tokens, fitting, lay_out, like_lengths, load_model,
-                 run, tree_tokens, within_memory)
+from sft import (LOGITS, additive, apply_head, autocast, check_at_least_one, context_length, count_tokens, fitting, lay_out,
+                 like_lengths, load_model, run, tree_tokens, within_memory)
 from synth import Call
 
 
@@ -85,11 +85,11 @@ class Written:
                     self.sees = np.pad(self.sees, (0, n))
                 self.sees[n] = self.sees[at] if at >= 0 else False
                 self.sees[n, n] = True
+                self.first.setdefault(at, n)
+                self.pairs.setdefault((self.ids[at] if at >= 0 else None, token), n)
                 self.ids.append(token)
                 self.above.append(at)
                 self.depth.append(self.depth[at] + 1 if at >= 0 else 0)
-                self.first.setdefault(at, n)
-                self.pairs.setdefault((self.ids[at], token), n)
             at = n
             nodes.append(n)
         return nodes
@@ -241,7 +241,7 @@ def parts_by_padding(padding, most=4):
     return [(slice(i, i + size), min(padding[i:i + size])) for i in range(0, len(padding), size)]
 
 
-GUESSES = 3     # tokens that go through the model with a sampled one, in the hope that they come next
+GUESSES = 2     # tokens that go through the model with a sampled one, in the hope that they come next
 
 
 def sample(model, states, numbers, temperature):
