@@ -67,31 +67,32 @@ class PlacedLayer(CacheLayerMixin):
 
 
 class Written:
-    """What is written behind a prompt: a tree of tokens whose root is the prompt's last token. Alike beginnings are one path."""
+    """What is written behind a prompt: a tree of tokens, whose root is the prompt's last. Alike beginnings are one path."""
 
-    def __init__(self):
-        self.ids, self.above, self.depth = [], [], []    # of each node: token, the node above it, how many are above
-        self.sees = np.zeros((64, 64), dtype=bool)       # itself and the nodes above it
-        self.next, self.first = {}, {}                   # (node, token): the node behind; node: the first behind it
-        self.pairs = {}                                  # (token, token): the node where the two first stood in a row
+    def __init__(self, root):
+        self.ids, self.above, self.depth = [root], [-1], [0]      # of each node: token, the node above it, how many are above
+        self.sees = np.zeros((64, 64), dtype=bool)                # itself and the nodes above it
+        self.sees[0, 0] = True
+        self.next, self.first = {}, {}     # (node, token): the node behind; node: the first behind it
+        self.pairs = {}                    # (token, token): the node where the two first stood in a row
 
-    def follow(self, ids, at=-1):
-        """The nodes of `ids` (token ids) behind node `at`; those that are missing are added. -1: the root is the first."""
-        nodes = []
+    def follow(self, ids, at=0):
+        """The nodes from `at` on along `ids` (token ids); those that are missing are added."""
+        nodes = [at]
         for token in ids:
             n = self.next.setdefault((at, token), len(self.ids))
             if n == len(self.ids):
                 if n == len(self.sees):
                     self.sees = np.pad(self.sees, (0, n))
-                self.sees[n] = self.sees[at] if at >= 0 else False
+                self.sees[n] = self.sees[at]
                 self.sees[n, n] = True
                 self.first.setdefault(at, n)
-                self.pairs.setdefault((self.ids[at] if at >= 0 else None, token), n)
+                self.pairs.setdefault((self.ids[at], token), n)
                 self.ids.append(token)
                 self.above.append(at)
-                self.depth.append(self.depth[at] + 1 if at >= 0 else 0)
-            at = n
+                self.depth.append(self.depth[at] + 1)
             nodes.append(n)
+            at = n
         return nodes
 
     def cut(self, n):
@@ -111,8 +112,8 @@ class Written:
 
 
 class Prompts:
-    """Prompts with what is written behind them, and the keys and values of both: a token goes through the model once,
-    however many continuations it has, and however often they are asked for."""
+    """Prompts with what is written behind them, and the keys and values of both: what is decoded goes through the model once,
+    however many continuations it has and however often they are asked for, until it is forgotten."""
 
     @torch.inference_mode()
     def __init__(self, model, prompts, drafts=None, max_tokens=4096):
@@ -125,7 +126,7 @@ class Prompts:
         what is written.
         """
         self.model, self.last, self.lengths = model, [p[-1] for p in prompts], [len(p) - 1 for p in prompts]
-        self.written, self.states, self.hidden = [Written() for _ in prompts], [None] * len(prompts), [None] * len(prompts)
+        self.written, self.states, self.hidden = list(map(Written, self.last)), [None] * len(prompts), [None] * len(prompts)
         rows = [[*prompt, *draft[:-1]] for prompt, draft in zip(prompts, drafts or [[]] * len(prompts))]     # nothing follows a last token
         for group in like_lengths(list(map(len, rows)), max_tokens):
             batch = lay_out([[[(rows[i], -1, False)]] for i in group], 0).to(model.device)
@@ -133,7 +134,7 @@ class Prompts:
             with autocast(model.device):
                 out = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask), position_ids=batch.positions, use_cache=True)
             for row, i in enumerate(group):
-                self.written[i].follow(rows[i][self.lengths[i]:])
+                self.written[i].follow(rows[i][self.lengths[i] + 1:])
                 self.states[i] = [(layer.keys[row, :, :len(rows[i])].clone(), layer.values[row, :, :len(rows[i])].clone())
                                   for layer in out.past_key_values.layers]
                 self.hidden[i] = out.last_hidden_state[row, self.lengths[i]:len(rows[i])].clone()
@@ -143,8 +144,8 @@ class Prompts:
         """What was written behind prompt i since the beginning."""
         n = self.drafted[i]
         self.written[i].cut(n)
-        self.states[i] = [(keys[:, :self.lengths[i] + n], values[:, :self.lengths[i] + n]) for keys, values in self.states[i]]
-        self.hidden[i] = self.hidden[i][:n]
+        self.states[i] = [tuple(x[:, :self.lengths[i] + n].clone() for x in layer) for layer in self.states[i]]
+        self.hidden[i] = self.hidden[i][:n].clone()
 
 
 ROOM = 32       # nodes for which a batch has places, beyond those that there are
@@ -175,14 +176,14 @@ class Rows:
         new, nodes = [len(w.ids) - old for w, old in zip(trees, self.done)], max(len(w.ids) for w in trees)
         if not any(new):
             return
-        if nodes > self.hidden.shape[1]:
+        if (more := nodes - self.hidden.shape[1]) > 0:
+            pad = (0, 0, 0, more + ROOM)
             for layer in self.layers:
-                layer.keys, layer.values = (F.pad(x, (0, 0, 0, nodes + ROOM - self.hidden.shape[1])) for x in (layer.keys, layer.values))
-            self.hidden = F.pad(self.hidden, (0, 0, 0, nodes + ROOM - self.hidden.shape[1]))
-        row, node = torch.tensor([(r, n) for r, w in enumerate(trees) for n in range(self.done[r], len(w.ids))], device=device).T
-        slot = torch.tensor([n for some in new for n in range(some)], device=device)
-        ids, position = torch.tensor([(token, self.prompts.lengths[i] + depth) for i, w, old in zip(self.index, trees, self.done)
-                                      for token, depth in zip(w.ids[old:], w.depth[old:])], device=device).T
+                layer.keys, layer.values = F.pad(layer.keys, pad), F.pad(layer.values, pad)
+            self.hidden = F.pad(self.hidden, pad)
+        row, node, slot, ids, position = torch.tensor(
+            [(r, n, n - old, w.ids[n], self.prompts.lengths[i] + w.depth[n])
+             for r, (w, i, old) in enumerate(zip(trees, self.index, self.done)) for n in range(old, len(w.ids))], device=device).T
         mask = np.zeros((len(trees), 1, max(new), self.before + nodes), dtype=bool)
         for r, (w, i, old) in enumerate(zip(trees, self.index, self.done)):
             mask[r, 0, :new[r], self.before - self.prompts.lengths[i]:self.before] = True
@@ -206,9 +207,10 @@ class Rows:
             self.prompts.states[i] = [(layer.keys[row, :, place].clone(), layer.values[row, :, place].clone()) for layer in self.layers]
             self.prompts.hidden[i] = self.hidden[row, :n].clone()
 
-    def keep(self, rows):
-        """Go on with some of the rows."""
-        self.put_back(set(range(len(self.index))) - set(rows))
+    def keep(self, rows, remember=True):
+        """Go on with some of the rows; what is written in the others stays written."""
+        if remember:
+            self.put_back(set(range(len(self.index))) - set(rows))
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
         self.hidden = self.hidden[rows]
@@ -218,7 +220,7 @@ class Rows:
 def chunks(prompts, index, widths, max_tokens):
     """Split rows so that no forward pass holds more than `max_tokens` tokens of cache; at least one row each.
 
-    widths: tokens behind each row's prompt, room included.
+    widths: tokens behind each row's prompt, with those to come.
     """
     start = 0
     while start < len(index):
@@ -263,17 +265,19 @@ def sample(model, states, numbers, temperature):
 
 
 @torch.inference_mode()
-def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536):
+def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536, remember=True):
     """Continue responses to their end, `copies` times each. index: prompt of each; prefixes: token ids of the response so far.
-    max_new: tokens that a response may have, its prefix included; every prefix is shorter.
+    max_new: tokens that a response may have, its prefix included; every prefix is shorter. max_tokens: places in the cache, where each
+    prompt is asked about once.
 
     temperature 0 is greedy; above it, seeds are needed, an integer a response: what it samples depends on its own alone,
-    not on the batch, nor on what is written behind the prompt already.
+    not on the batch, nor on what is written behind the prompt already (but for rounding). remember: what is decoded stays written.
     Returns for each response a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or to `max_new`
     tokens in all, and the log-probability in nats of each under the policy itself (temperature 1).
     """
     model, results = prompts.model, []
-    sizes = [len(prompts.written[i].ids) + len(prefix) + (copies + 1) * (max_new - len(prefix)) for i, prefix in zip(index, prefixes)]
+    stays = lambda i: min(len(prompts.written[i].ids), prompts.drafted[i] + 2 * max_new)      # see `forget` below
+    sizes = [stays(i) + len(prefix) + (copies + 1) * (max_new - len(prefix)) for i, prefix in zip(index, prefixes)]
     for part in chunks(prompts, index, sizes, max_tokens):
         asked, left_to = index[part], [max_new - len(prefix) for prefix in prefixes[part]]
         spare = Counter()      # of each prompt, guesses that may be made: as many tokens as one copy of each of its responses may have
@@ -282,7 +286,7 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
         for i in spare:
             if len(prompts.written[i].ids) - prompts.drafted[i] > 2 * max_new:
                 prompts.forget(i)
-        leaves = [prompts.written[i].follow([prompts.last[i], *prefix])[-1] for i, prefix in zip(asked, prefixes[part])]
+        leaves = [prompts.written[i].follow(prefix)[-1] for i, prefix in zip(asked, prefixes[part])]
         rows = Rows(prompts, list(spare))
         rows.compute()
         uniform = torch.zeros(len(asked), max_new, copies) if temperature <= 0 else torch.stack([
@@ -309,18 +313,19 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
                     its.append(found[copy])
                     if ids[-1] == stop_id or len(ids) == left_to[n]:
                         break
-                    size, (at,) = len(tree.ids), tree.follow(ids[-1:], at)
+                    size, (*_, at) = len(tree.ids), tree.follow(ids[-1:], at)
                     if at == size:
-                        tree.follow(tree.guess(at, min(GUESSES, spare[i])), at)
+                        tree.follow(tree.guess(at, min(GUESSES, spare[i], left_to[n] - len(ids) - 1)), at)
                         spare[i] -= len(tree.ids) - size - 1
                 else:
                     waiting.append((n, copy, at))
             working = {row_of[asked[n]] for n, *_ in waiting}
             if working and len(working) <= 0.75 * len(rows.index):     # rows that are finished leave the batch
-                rows.keep(sorted(working))
+                rows.keep(sorted(working), remember)
             rows.compute()
             ready = waiting
-        rows.put_back(range(len(rows.index)))
+        if remember:
+            rows.put_back(range(len(rows.index)))
         count_tokens("scored", sum(1 + len(prefix) for prefix in prefixes[part]))
         count_tokens("decoded", sum(len(ids) for row in out for ids, _ in row))     # each, whether it went through the model alone or not
         results += out
@@ -335,17 +340,15 @@ def score(prompts, index, trees, choices=(), max_tokens=8192):
     probabilities) a learned segment: the log-probability in nats of each of its tokens, and the probabilities of
     `choices` (token ids) in place of its first, scaled to sum to one. Nothing of it stays written.
     """
-    results = [None] * len(trees)
-    order = sorted(range(len(trees)), key=lambda n: tree_tokens(trees[n]))     # trees of like size: less padding
-    index, trees = [index[n] for n in order], [trees[n] for n in order]
+    results = []
     sizes = [len(prompts.written[i].ids) + tree_tokens(tree) for i, tree in zip(index, trees)]
     for part in chunks(prompts, index, sizes, max_tokens):
         before, learned = {i: len(prompts.written[i].ids) for i in index[part]}, []      # (prompt, node in front of the token, token)
         for i, tree in zip(index[part], trees[part]):
             ends, parents = [], {parent for _, parent, _ in tree}
             for n, (ids, parent, wanted) in enumerate(tree):
-                at = ends[parent] if parent >= 0 else -1
-                nodes = [at, *prompts.written[i].follow(ids if n in parents else ids[:-1], at)]     # nothing follows a last token
+                ids, at = (ids, ends[parent]) if parent >= 0 else (ids[1:], 0)
+                nodes = prompts.written[i].follow(ids if n in parents else ids[:-1], at)     # nothing follows a last token
                 learned += [(i, *pair) for pair in zip(nodes, ids)] if wanted else []
                 ends.append(nodes[-1])
         rows = Rows(prompts, list(before))
@@ -357,11 +360,11 @@ def score(prompts, index, trees, choices=(), max_tokens=8192):
         logps = (logits.gather(1, target[:, None].to(logits.device))[:, 0] - logits.logsumexp(-1)).tolist()
         shares = torch.softmax(logits[:, list(choices)], -1).tolist()
         start = 0
-        for n, tree in zip(order[part], trees[part]):
-            results[n] = []
+        for tree in trees[part]:
+            results.append([])
             for ids, _, wanted in tree:
                 if wanted:
-                    results[n].append((logps[start:start + len(ids)], shares[start]))
+                    results[-1].append((logps[start:start + len(ids)], shares[start]))
                     start += len(ids)
         for i, n in before.items():
             prompts.written[i].cut(n)
@@ -764,14 +767,15 @@ def answer(model, tokenizer, samples, max_new=MAX_NEW, temperature=0.0, seed=0, 
     stop_id, texts = stop_token(tokenizer), [None] * len(samples)
     asked = [synth.prompt_ids(tokenizer, s) for s in samples]
     drafts = [synth.target_ids(tokenizer, s)[:max_new] if s.target else [] for s in samples]      # what is right is likely
+    room = max(map(len, drafts), default=0) + (copies + 1) * max_new
     order = sorted(range(len(samples)), key=lambda i: len(asked[i]))
     bar = tqdm(total=len(samples), desc="eval", disable=not progress, leave=False)
 
     def next_group(max_tokens):
-        group = order[:fitting([len(asked[i]) + len(drafts[i]) + (copies + 1) * max_new for i in order], max_tokens)]
+        group = order[:fitting([len(asked[i]) + room for i in order], max_tokens)]
         prompts = Prompts(model, [asked[i] for i in group], [drafts[i] for i in group])
         found = decode(prompts, range(len(group)), [[]] * len(group), max_new, stop_id, copies, temperature,
-                       [1_000_003 * seed + i for i in group], max_tokens)
+                       [1_000_003 * seed + i for i in group], max_tokens, remember=False)
         for i, row in zip(group, found):
             texts[i] = [response_text(tokenizer, ids, stop_id) for ids, _ in row]
         return len(group)

@@ -233,8 +233,8 @@ def room_for(tokenizer, cfg):
 
 
 def tokens_in_flight(prompt, cfg):
-    """Places in the cache that a tree takes at most: the prompt, the right response, what is kept of what was sampled (two
-    responses), k continuations, and as much as one for guesses."""
+    """Places in the cache that a tree takes at most: the prompt, the right response, what stays of what was sampled (as much as two
+    responses), k continuations, and as much as one for guesses. Between passes what stays is kept once more."""
     return len(prompt) + (cfg.k + 4) * cfg.max_new
 
 

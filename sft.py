@@ -99,26 +99,26 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, *
     """SDPA; a few queries (decoding) of heads that share their keys and values stand side by side as one head's.
 
     query: (rows, heads, length, size); key, value: (rows, fewer heads, all, size). transformers would copy keys and
-    values for each head, the whole cache at every step; here each is read once, and as it is. The mask may have `parts`,
-    a list of (slice of rows, number of first places that none of them sees): those places are not read at all. It may have
-    `tokens`, each query's row and its number in that row: then the queries of all rows come side by side, as one.
+    values for each head, the whole cache at every step; here each is read once, and as it is, where heads share them and a row has at
+    most 64 queries. The mask may have `parts`, a list of (slice of rows, number of first places that none of them sees): those places
+    are not read then. It may have `tokens`, the row and the number in that row of each query: then the queries of all rows
+    come side by side, as one row.
     """
     if tokens := getattr(attention_mask, "tokens", None):
         padded = query.new_zeros(len(attention_mask), attention_mask.shape[2], *query.shape[1::2])
         padded[tokens] = query[0].transpose(0, 1)
-        mask = attention_mask.view_as(attention_mask)      # without `tokens`
-        mask.parts = attention_mask.parts
-        out, _ = grouped_attention(module, padded.transpose(1, 2), key, value, mask, scaling, **kwargs)
-        return out[tokens][None], None
+        query = padded.transpose(1, 2)
     rows, heads, length, size = query.shape
     each = heads // key.shape[1]
     if each == 1 or length > 64 or attention_mask is None or attention_mask.shape[1] > 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    query, mask = query.reshape(rows, key.shape[1], each * length, size), attention_mask.repeat(1, 1, each, 1)
-    out = torch.cat([F.scaled_dot_product_attention(query[part], key[part, :, start:], value[part, :, start:],
-                                                    attn_mask=mask[part, ..., start:], scale=scaling)
-                     for part, start in getattr(attention_mask, "parts", [(slice(None), 0)])])
-    return out.reshape(rows, heads, length, size).transpose(1, 2).contiguous(), None
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    else:
+        query, mask = query.reshape(rows, key.shape[1], each * length, size), attention_mask.repeat(1, 1, each, 1)
+        out = torch.cat([F.scaled_dot_product_attention(query[part], key[part, :, start:], value[part, :, start:],
+                                                        attn_mask=mask[part, ..., start:], scale=scaling)
+                         for part, start in getattr(attention_mask, "parts", [(slice(None), 0)])])
+        out = out.reshape(rows, heads, length, size).transpose(1, 2)
+    return out[tokens][None] if tokens else out.contiguous(), None
 
 
 AttentionInterface.register("grouped", grouped_attention)
@@ -157,9 +157,9 @@ def check_architecture(model, path):
         with autocast(model.device):
             out = model(input_ids=batch.ids, use_cache=True)
         theirs = out.logits[0, :-1].float()
-        # the same tokens backwards, as the queries of a row whose keys come in that order, too
+        # packed (`tokens`): they come backwards, and each goes to its own place in the row; keys stay backwards, so the mask is flipped
         order, seen = [3, 2, 1, 0], additive(batch.mask.flip(-1))
-        seen.parts, seen.tokens = [(slice(None), 0)], (torch.zeros(4, dtype=torch.long), torch.tensor(order))
+        seen.tokens = torch.zeros(4, dtype=torch.long), torch.tensor(order)
         with autocast(model.device):
             packed = model.base_model(input_ids=batch.ids[:, order], attention_mask=seen, position_ids=batch.positions[:, order], use_cache=False)
         packed = apply_head(model, packed.last_hidden_state[0, order[:3]])

@@ -47,6 +47,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser, Lla
 from transformers.trainer_callback import PrinterCallback
 
 import dpo
+import eval as evaluation
 import mcts
 import reference_search
 import sft
@@ -424,7 +425,7 @@ def decode_groups(cfg, tokenizer):
 
 def decode_ours(cfg, max_new=200):
     model, tokenizer = load(cfg)
-    groups = decode_groups(cfg, tokenizer)
+    groups = [[replace(sample, target="") for sample in group] for group in decode_groups(cfg, tokenizer)]     # a target would be a draft
     answer(model, tokenizer, groups[0][:2], max_new=4)
     while True:
         yield
@@ -497,10 +498,16 @@ def limit_preference(cfg, path):
 
 
 def limit_decode(cfg, new=64):
-    """`mfu`: greedy decoding at --batch, prompts read before; bytes are the weights and the cache, read once a step."""
+    """`mfu`: greedy decoding at --batch, prompts read before; bytes are the weights and the cache, read once a step. A step is a token
+    of each row here: without guesses."""
+    evaluation.GUESSES = 0
     model, tokenizer = load(cfg)
     prompts = Prompts(model, [synth.prompt_ids(tokenizer, s) for s in synth.make_samples(cfg.batch, "test", 0)])
-    run = lambda n: decode(prompts, range(cfg.batch), [[]] * cfg.batch, n, -1, max_tokens=2 ** 40)     # none ends
+
+    def run(n):
+        for i in range(cfg.batch):
+            prompts.forget(i)
+        decode(prompts, range(cfg.batch), [[]] * cfg.batch, n, -1, max_tokens=2 ** 40)     # none ends
     size, c = sizes(model), model.config
     weights = (size["body"] + size["head"]) * next(model.parameters()).element_size()
     a_token = 2 * c.num_hidden_layers * prompts.states[0][0][0].shape[0] * prompts.states[0][0][0].shape[-1] \

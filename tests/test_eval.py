@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import eval as evaluation
 import sft
@@ -139,7 +140,7 @@ def test_a_token_goes_through_the_model_once(qwen2, prompts):
     (ids, _), = decode(cached, [3], [[]], 40, NO_STOP)[0]
     written = cached.written[3]
     assert sum(found) == len(written.ids) - 1 >= 39 and len(found) <= 39      # the root went with the prompt; the last token leads nowhere
-    assert all(written.next[at, token] == n for n, (at, token) in enumerate(zip(written.above, written.ids)))
+    assert all(written.next[at, token] == n for n, (at, token) in enumerate(list(zip(written.above, written.ids))[1:], 1))
     del found[:]
     assert decode(cached, [3, 3], [[], ids[:5]], 40, NO_STOP, copies=2) == [[(ids, pytest.approx(_, abs=1e-4))] * 2,
                                                                           [(ids[5:], pytest.approx(_[5:], abs=1e-4))] * 2]
@@ -148,15 +149,25 @@ def test_a_token_goes_through_the_model_once(qwen2, prompts):
     assert decode(drafted, [3], [[]], 40, NO_STOP)[0][0][0] == ids and found == []
 
 
+def test_nothing_is_guessed_beyond_the_context():
+    """A prompt that leaves room for max_new tokens and no more, where positions end; the response repeats itself, so guesses go on."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=64, n_embd=16, n_layer=1, n_head=2, attn_implementation="grouped")).eval()
+    with torch.no_grad():     # always token 7
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(model.transformer.wte.weight[7])
+    (ids, _), = decode(Prompts(model, [[5] * 40]), [0], [[]], 24, NO_STOP)[0]
+    assert ids == [7] * 24
+
+
 def test_a_guess_is_what_followed_before():
-    tree = Written()
-    assert tree.follow([1, 2, 3, 4, 5, 6]) == [0, 1, 2, 3, 4, 5]
+    tree = Written(1)
+    assert tree.follow([2, 3, 4, 5, 6]) == [0, 1, 2, 3, 4, 5]
     *_, twin = tree.follow([9, 2, 3], 5)
     assert tree.guess(twin, 2) == [4, 5] and tree.guess(twin, 9) == [4, 5, 6, 9, 2, 3]
-    assert tree.guess(tree.follow([7], twin)[0], 9) == []           # 3, 7 has not been seen before
-    assert tree.follow([1, 2, 8])[:2] == [0, 1]
+    assert tree.guess(tree.follow([7], twin)[-1], 9) == []           # 3, 7 has not been seen before
+    assert tree.follow([2, 8])[:2] == [0, 1]
     tree.cut(4)
-    assert tree.ids == [1, 2, 3, 4] and tree.follow([1, 2, 8]) == [0, 1, 4] and tree.sees[4, :5].tolist() == [1, 1, 0, 0, 1]
+    assert tree.ids == [1, 2, 3, 4] and tree.follow([2, 8]) == [0, 1, 4] and tree.sees[4, :5].tolist() == [1, 1, 0, 0, 1]
 
 
 def test_what_was_written_is_forgotten_where_it_takes_too_much_room(qwen2, prompts):
@@ -177,7 +188,7 @@ def test_finished_rows_leave_the_batch(model, prompts):
     cached, rows = Prompts(model, prompts), []
     keep = Rows.keep
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rows, "keep", lambda self, kept: (rows.append((len(self.index), len(kept))), keep(self, kept)))
+        patch.setattr(Rows, "keep", lambda self, kept, remember: (rows.append((len(self.index), len(kept))), keep(self, kept, remember)))
         found = one_each(decode(cached, range(7), [[]] * 7, 16, stop_id))
     assert found == [ids[:ids.index(stop_id) + 1] if stop_id in ids else ids for ids in endless]
     if 2 <= sum(stop_id in ids for ids in found) < 7:

@@ -253,6 +253,14 @@ def test_a_model_that_would_be_scored_wrongly_is_refused(kind, usable, tokenizer
         assert "\n" not in str(caught.value)
 
 
+def test_an_attention_that_does_not_know_rows_is_refused(qwen2):
+    """Queries of several rows come side by side: a model that would take them for one row cannot be decoded with."""
+    sft.check_architecture(qwen2, "model")
+    qwen2.set_attn_implementation("sdpa")
+    with pytest.raises(ModelError, match="Qwen2ForCausalLM cannot be used here"):
+        sft.check_architecture(qwen2, "model")
+
+
 @torch.no_grad()
 def test_save_model_writes_the_merged_model_and_leaves_this_one(model, tokenizer, tmp_path):
     ids = torch.arange(40).reshape(2, 20) + 6
