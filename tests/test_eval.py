@@ -154,7 +154,8 @@ def test_nothing_is_guessed_beyond_the_context():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=64, n_embd=16, n_layer=1, n_head=2, attn_implementation="grouped")).eval()
     with torch.no_grad():     # always token 7
         model.transformer.ln_f.weight.zero_()
-        model.transformer.ln_f.bias.copy_(model.transformer.wte.weight[7])
+        model.transformer.ln_f.bias.fill_(1)
+        model.transformer.wte.weight[7].fill_(1)
     (ids, _), = decode(Prompts(model, [[5] * 40]), [0], [[]], 24, NO_STOP)[0]
     assert ids == [7] * 24
 
