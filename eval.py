@@ -34,16 +34,17 @@ from synth import Call
 
 
 # ---------------------------------------------------------------------------------------------
-# Decoding: a cache for each prompt, computed once; continuations in one batch
+# Decoding: behind each prompt a tree of tokens with its cache; all that is new in one pass
 # ---------------------------------------------------------------------------------------------
 
 
 class PlacedLayer(CacheLayerMixin):
-    """One layer's keys and values in places that are there from the start: what is new goes where `place` says, nothing is moved."""
+    """One layer's keys and values of a batch, (rows, heads, places, size): a new token's go where `row` and `place` say."""
 
     def __init__(self, keys, values):
         self.keys, self.values, self.is_initialized = keys, values, True
-        self.row, self.place, self.end = None, None, 0      # of each new token; how many places are read
+        self.row, self.place = None, None      # (new,) of each new token
+        self.end = 0                           # places that are read
 
     def lazy_initialization(self, *states):
         pass
@@ -132,7 +133,8 @@ class Prompts:
             batch = lay_out([[[(rows[i], -1, False)]] for i in group], 0).to(model.device)
             count_tokens("scored", sum(self.lengths[i] for i in group))
             with autocast(model.device):
-                out = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask), position_ids=batch.positions, use_cache=True)
+                out = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask),
+                                       position_ids=batch.positions, use_cache=True)
             for row, i in enumerate(group):
                 self.written[i].follow(rows[i][self.lengths[i] + 1:])
                 self.states[i] = [(layer.keys[row, :, :len(rows[i])].clone(), layer.values[row, :, :len(rows[i])].clone())
@@ -270,6 +272,8 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
     max_new: tokens that a response may have, its prefix included; every prefix is shorter. max_tokens: places in the cache, where each
     prompt is asked about once.
 
+    A pass computes what is new in all rows' trees: the tokens sampled last and, behind each, up to GUESSES that may come next. Then
+    each copy samples its way down its tree until it leaves it, and the token with which it does is what is new in the next pass.
     temperature 0 is greedy; above it, seeds are needed, an integer a response: what it samples depends on its own alone,
     not on the batch, nor on what is written behind the prompt already (but for rounding). remember: what is decoded stays written.
     Returns for each response a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or to `max_new`
@@ -280,7 +284,7 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
     sizes = [stays(i) + len(prefix) + (copies + 1) * (max_new - len(prefix)) for i, prefix in zip(index, prefixes)]
     for part in chunks(prompts, index, sizes, max_tokens):
         asked, left_to = index[part], [max_new - len(prefix) for prefix in prefixes[part]]
-        spare = Counter()      # of each prompt, guesses that may be made: as many tokens as one copy of each of its responses may have
+        spare = Counter()      # of each prompt, tokens that may be guessed: as many as one copy of each response may have
         for i, left in zip(asked, left_to):
             spare[i] += left
         for i in spare:

@@ -202,7 +202,7 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     """One finished tree a sample (docs/method.md, 2b), in the order of the samples.
 
     As many trees are in flight as `max_tokens_in_flight` allows, those with prompts of like length together. What a
-    tree samples depends on the seed and its own number only, not on which trees are searched beside it.
+    tree samples depends on the seed and its own number only, not on which trees are searched beside it (but for rounding).
     """
     check_search(cfg)
     prompts = [synth.prompt_ids(tokenizer, s) for s in samples]

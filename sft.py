@@ -149,7 +149,7 @@ def load_model(path, device="auto"):
 @torch.no_grad()
 def check_architecture(model, path):
     """Raises ModelError for a model whose logits are not its head's of its last hidden states, or that takes no mask, positions
-    or cache of ours: everything here goes that way."""
+    or cache of ours, or not through grouped_attention: everything here goes that way."""
     tokens = [i % model.config.get_text_config().vocab_size for i in (1, 5, 7, 3)]
     try:
         batch = lay_out([[[(tokens[:1], -1, False), (tokens[1:], 0, True)]]], 0).to(model.device)
@@ -157,12 +157,13 @@ def check_architecture(model, path):
         with autocast(model.device):
             out = model(input_ids=batch.ids, use_cache=True)
         theirs = out.logits[0, :-1].float()
-        # packed (`tokens`): they come backwards, and each goes to its own place in the row; keys stay backwards, so the mask is flipped
+        # `tokens`: they come backwards, and each query goes to its own place in the row; keys stay backwards, so the mask is flipped
         order, seen = [3, 2, 1, 0], additive(batch.mask.flip(-1))
         seen.tokens = torch.zeros(4, dtype=torch.long), torch.tensor(order)
         with autocast(model.device):
-            packed = model.base_model(input_ids=batch.ids[:, order], attention_mask=seen, position_ids=batch.positions[:, order], use_cache=False)
-        packed = apply_head(model, packed.last_hidden_state[0, order[:3]])
+            packed = model.base_model(input_ids=batch.ids[:, order], attention_mask=seen, position_ids=batch.positions[:, order],
+                                      use_cache=False).last_hidden_state
+        packed = apply_head(model, packed[0, order[:3]])
         alike = all((found - theirs).norm() <= 0.05 * theirs.norm() for found in (ours, packed))      # what bfloat16 leaves, and more
         alike &= all(layer.keys.shape[-2] == len(tokens) for layer in out.past_key_values.layers)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
