@@ -11,6 +11,7 @@ the AST checker with BFCL's matching rules, and one kind of error for each wrong
 
 import ast
 import importlib.util
+import itertools
 import json
 import math
 import operator
@@ -19,6 +20,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import (LOGITS, additive, apply_head, autocast, check_at_least_one, context_length, count_tokens, fitting, lay_out,
+from sft import (CACHE, LOGITS, additive, apply_head, autocast, check_at_least_one, context_length, count_tokens, fitting, lay_out,
                  like_lengths, load_model, run, tree_tokens, within_memory)
 from synth import Call
 
@@ -44,27 +46,23 @@ class PlacedLayer(CacheLayerMixin):
     def __init__(self, keys, values):
         self.keys, self.values, self.is_initialized = keys, values, True
         self.row, self.place = None, None      # (new,) of each new token
-        self.end = 0                           # places that are read
 
     def lazy_initialization(self, *states):
         pass
 
     def update(self, keys, values, *args, **kwargs):
-        """keys, values: (1, heads, new, size), the tokens of all rows -> all that is read, (rows, heads, end, size)."""
+        """keys, values: (1, heads, new, size), the tokens of all rows -> all that there is, (rows, heads, places, size)."""
         for old, new in ((self.keys, keys), (self.values, values)):
             old[self.row, :, self.place] = new[0].transpose(0, 1)
-        return self.keys[:, :, :self.end], self.values[:, :, :self.end]
+        return self.keys, self.values
 
     def get_seq_length(self):
-        return self.end
-
-    def get_max_length(self):
         return self.keys.shape[-2]
 
-    get_max_cache_shape = get_max_length     # its name in earlier transformers
+    get_max_length = get_max_cache_shape = get_seq_length     # the second is its name in earlier transformers
 
     def get_mask_sizes(self, query_length, *args):
-        return self.end, 0
+        return self.keys.shape[-2], 0
 
 
 class Written:
@@ -76,6 +74,7 @@ class Written:
         self.sees[0, 0] = True
         self.next, self.first = {}, {}     # (node, token): the node behind; node: the first behind it
         self.pairs = {}                    # (token, token): the node where the two first stood in a row
+        self.done = 0                      # so many nodes have gone through the model
 
     def follow(self, ids, at=0):
         """The nodes from `at` on along `ids` (token ids); those that are missing are added."""
@@ -99,6 +98,7 @@ class Written:
     def cut(self, n):
         """Forget all nodes but the first n."""
         del self.ids[n:], self.above[n:], self.depth[n:]
+        self.done = min(self.done, n)
         self.next, self.first, self.pairs = ({key: node for key, node in those.items() if node < n}
                                              for those in (self.next, self.first, self.pairs))
 
@@ -113,8 +113,8 @@ class Written:
 
 
 class Prompts:
-    """Prompts with what is written behind them, and the keys and values of both: what is decoded goes through the model once,
-    however many continuations it has and however often they are asked for, until it is forgotten."""
+    """Prompts, what is written behind them, and the keys and values of both: a token goes through the model once, however many
+    continuations begin with it, until it is forgotten."""
 
     @torch.inference_mode()
     def __init__(self, model, prompts, drafts=None, max_tokens=4096):
@@ -123,8 +123,8 @@ class Prompts:
         drafts: token ids that may well follow each prompt. They change no token of what is decoded; they go through the model with the
         prompt, and a continuation is spared a pass for each of them that it samples anyway (speculative decoding, Leviathan et al.,
         arXiv 2211.17192). What has been decoded once is a draft, too.
-        states: of each prompt but its last token, and of what is written, (keys, values) a layer; hidden: the last layer's of
-        what is written.
+        states: of each prompt but its last token, and of its draft, (keys, values) a layer; hidden: the last layer's of the prompt's
+        last token and the draft.
         """
         self.model, self.last, self.lengths = model, [p[-1] for p in prompts], [len(p) - 1 for p in prompts]
         self.written, self.states, self.hidden = list(map(Written, self.last)), [None] * len(prompts), [None] * len(prompts)
@@ -138,19 +138,17 @@ class Prompts:
             for row, i in enumerate(group):
                 self.written[i].follow(rows[i][self.lengths[i] + 1:])
                 self.states[i] = [(layer.keys[row, :, :len(rows[i])].clone(), layer.values[row, :, :len(rows[i])].clone())
-                                  for layer in out.past_key_values.layers]
+                                  for layer in out[CACHE].layers]
                 self.hidden[i] = out.last_hidden_state[row, self.lengths[i]:len(rows[i])].clone()
         self.drafted = [len(w.ids) for w in self.written]
 
     def forget(self, i):
-        """What was written behind prompt i since the beginning."""
-        n = self.drafted[i]
-        self.written[i].cut(n)
-        self.states[i] = [tuple(x[:, :self.lengths[i] + n].clone() for x in layer) for layer in self.states[i]]
-        self.hidden[i] = self.hidden[i][:n].clone()
+        """All that was written behind prompt i but its draft."""
+        self.written[i].cut(self.drafted[i])
 
 
-ROOM = 32       # nodes for which a batch has places, beyond those that there are
+ROOM = 32              # nodes for which a batch has places, beyond those that there are
+CALL_COSTS = 3000      # what a call of attention costs, 1 being a query at a place, and 7 a place to be read: measured, on a CPU
 
 
 class Rows:
@@ -158,24 +156,25 @@ class Rows:
     node n stands at before + n."""
 
     def __init__(self, prompts, index):
-        """index: prompt of each row."""
+        """index: prompt of each row. What an earlier batch has written is forgotten."""
         self.prompts, self.index, self.model = prompts, list(index), prompts.model
         self.before = max(prompts.lengths[i] for i in index)
-        self.done = [prompts.states[i][0][0].shape[-2] - prompts.lengths[i] for i in index]     # nodes that have states
-        nodes = max(len(prompts.written[i].ids) for i in index) + ROOM
+        nodes = max(prompts.drafted[i] for i in index) + ROOM
         zeros = lambda x, n: x.new_zeros(len(index), *x.shape[:-2], n, x.shape[-1])
         self.layers = [PlacedLayer(*(zeros(x, self.before + nodes) for x in layer)) for layer in prompts.states[index[0]]]
         self.hidden = zeros(prompts.hidden[index[0]], nodes)      # (rows, nodes, size)
         for row, i in enumerate(index):
             for layer, (keys, values) in zip(self.layers, prompts.states[i]):
-                place = slice(self.before - prompts.lengths[i], self.before + self.done[row])
+                place = slice(self.before - prompts.lengths[i], self.before + prompts.drafted[i])
                 layer.keys[row, :, place], layer.values[row, :, place] = keys, values
-            self.hidden[row, :self.done[row]] = prompts.hidden[i]
+            self.hidden[row, :prompts.drafted[i]] = prompts.hidden[i]
+            prompts.forget(i)
+            prompts.written[i].done = prompts.drafted[i]
 
     def compute(self):
-        """Run the nodes without states through the model, those of all rows in one pass, side by side."""
+        """Run the nodes that have not gone through the model, those of all rows in one pass, side by side."""
         trees, device = [self.prompts.written[i] for i in self.index], self.model.device
-        new, nodes = [len(w.ids) - old for w, old in zip(trees, self.done)], max(len(w.ids) for w in trees)
+        new, nodes = [len(w.ids) - w.done for w in trees], max(len(w.ids) for w in trees)
         if not any(new):
             return
         if (more := nodes - self.hidden.shape[1]) > 0:
@@ -183,40 +182,52 @@ class Rows:
             for layer in self.layers:
                 layer.keys, layer.values = F.pad(layer.keys, pad), F.pad(layer.values, pad)
             self.hidden = F.pad(self.hidden, pad)
-        row, node, slot, ids, position = torch.tensor(
-            [(r, n, n - old, w.ids[n], self.prompts.lengths[i] + w.depth[n])
-             for r, (w, i, old) in enumerate(zip(trees, self.index, self.done)) for n in range(old, len(w.ids))], device=device).T
-        mask = np.zeros((len(trees), 1, max(new), self.before + nodes), dtype=bool)
-        for r, (w, i, old) in enumerate(zip(trees, self.index, self.done)):
-            mask[r, 0, :new[r], self.before - self.prompts.lengths[i]:self.before] = True
-            mask[r, 0, :new[r], self.before:self.before + len(w.ids)] = w.sees[old:len(w.ids), :len(w.ids)]
-            mask[r, 0, new[r]:, self.before] = True      # attention over nothing is not a number
+        row, node, ids, position = torch.tensor(
+            [(r, n, w.ids[n], self.prompts.lengths[i] + w.depth[n])
+             for r, (w, i) in enumerate(zip(trees, self.index)) for n in range(w.done, len(w.ids))], device=device).T
         for layer in self.layers:
-            layer.row, layer.place, layer.end = row, self.before + node, mask.shape[-1]
-        seen = additive(torch.from_numpy(mask).to(device))
-        seen.parts, seen.tokens = parts_by_padding([self.before - self.prompts.lengths[i] for i in self.index]), (row, slot)
+            layer.row, layer.place = row, self.before + node
+        seen = torch.zeros(1, 1, len(ids), 1, device=device)
+        seen.parts = self.parts(new)
         with autocast(device):
-            hidden = self.model.base_model(input_ids=ids[None], attention_mask=seen, position_ids=position[None],
-                                           past_key_values=Cache(layers=self.layers), use_cache=True).last_hidden_state
+            hidden = self.model.base_model(input_ids=ids[None], attention_mask=seen, position_ids=position[None], use_cache=True,
+                                           **{CACHE: Cache(layers=self.layers)}).last_hidden_state
         self.hidden[row, node] = hidden[0]
-        self.done = [len(w.ids) for w in trees]
+        for w in trees:
+            w.done = len(w.ids)
 
-    def put_back(self, rows):
-        """The states of what was written go to the prompts."""
-        for row in rows:
-            i, n = self.index[row], self.done[row]
-            place = slice(self.before - self.prompts.lengths[i], self.before + n)
-            self.prompts.states[i] = [(layer.keys[row, :, place].clone(), layer.values[row, :, place].clone()) for layer in self.layers]
-            self.prompts.hidden[i] = self.hidden[row, :n].clone()
+    def parts(self, new):
+        """For `sft.grouped_attention`: what the new nodes see, new[r] of row r. Rows attend in one call, padded, as far as that costs
+        less than calls of their own."""
+        groups, parts, first, overhead = [], [], np.cumsum([0, *new]), CALL_COSTS if self.model.device.type == "cpu" else 100 * CALL_COSTS
+        cost = lambda start, stop, prompt, nodes, length: overhead + (stop - start) * (prompt + nodes) * (7 + length)
+        for r, i in enumerate(self.index):
+            alone = r, r + 1, self.prompts.lengths[i], len(self.prompts.written[i].ids), new[r]
+            if groups and new[r]:
+                joined = groups[-1][0], r + 1, *map(max, groups[-1][2:], alone[2:])
+                if cost(*joined) <= cost(*groups[-1]) + cost(*alone):
+                    groups[-1] = joined
+                    continue
+            groups += [alone] * bool(new[r])
+        for start, stop, prompt, nodes, length in groups:
+            taken, mask = np.full((stop - start, length), -1), np.ones((stop - start, 1, length, prompt + nodes), dtype=bool)
+            for n, i in enumerate(self.index[start:stop]):
+                written, queries = self.prompts.written[i], slice(new[start + n])
+                if not new[start + n]:      # a row between two others, which has nothing to compute
+                    continue
+                taken[n, queries] = range(first[start + n], first[start + n + 1])
+                mask[n, 0, queries] = False
+                mask[n, 0, queries, prompt - self.prompts.lengths[i]:prompt] = True
+                mask[n, 0, queries, prompt:prompt + len(written.ids)] = written.sees[written.done:len(written.ids), :len(written.ids)]
+            parts.append((slice(start, stop), slice(self.before - prompt, self.before + nodes),
+                          torch.from_numpy(taken).to(self.model.device), additive(torch.from_numpy(mask).to(self.model.device))))
+        return parts
 
-    def keep(self, rows, remember=True):
-        """Go on with some of the rows; what is written in the others stays written."""
-        if remember:
-            self.put_back(set(range(len(self.index))) - set(rows))
+    def keep(self, rows):
+        """Go on with some of the rows."""
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
-        self.hidden = self.hidden[rows]
-        self.index, self.done = [self.index[row] for row in rows], [self.done[row] for row in rows]
+        self.hidden, self.index = self.hidden[rows], [self.index[row] for row in rows]
 
 
 def chunks(prompts, index, widths, max_tokens):
@@ -236,20 +247,12 @@ def chunks(prompts, index, widths, max_tokens):
         start = stop
 
 
-def parts_by_padding(padding, most=4):
-    """Rows in at most `most` parts: (slice, how many first places are padding in all its rows), for sft.grouped_attention.
-
-    It helps where rows stand in the order of their prompts' lengths, as the search's and `answer`'s do.
-    """
-    size = -(-len(padding) // most)
-    return [(slice(i, i + size), min(padding[i:i + size])) for i in range(0, len(padding), size)]
-
-
 GUESSES = 2     # tokens that go through the model with a sampled one, in the hope that they come next
 
 
-def sample(model, states, numbers, temperature):
-    """The next tokens behind hidden states (n, size), and their log-probabilities in nats under the policy itself: (n, m) each.
+def sample(model, states, numbers, sizes, temperature):
+    """For parts of hidden states (n, size), sizes[j] in the j-th, a list of each state's next tokens and their log-probabilities in nats
+    under the policy itself: m of each.
 
     numbers: (n, m), from 0 to 1: where the distribution function reaches one of them is the token. temperature 0: the likeliest.
     """
@@ -262,116 +265,140 @@ def sample(model, states, numbers, temperature):
             chosen = torch.searchsorted(steps, drawn * steps[:, -1:]).clamp(max=logits.shape[-1] - 1)
         else:
             chosen = logits.argmax(-1, keepdim=True).expand_as(drawn)
-        found.append((chosen, shares.gather(-1, chosen).log()))
-    return map(torch.cat, zip(*found))
+        found += zip(chosen.tolist(), shares.gather(-1, chosen).log().tolist())
+    found = iter(found)
+    return [list(itertools.islice(found, size)) for size in sizes]
+
+
+class Ask(NamedTuple):
+    """What a task wants to know of nodes that are written behind its prompt."""
+    nodes: list
+    numbers: torch.Tensor | None = None     # (nodes, copies), from 0 to 1: tokens are to be drawn by them (`sample`); None: logits
 
 
 @torch.inference_mode()
-def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536, remember=True):
-    """Continue responses to their end, `copies` times each. index: prompt of each; prefixes: token ids of the response so far.
-    max_new: tokens that a response may have, its prefix included; every prefix is shorter. max_tokens: places in the cache, where each
-    prompt is asked about once.
+def together(prompts, tasks, temperature=0.0):
+    """Run tasks to their end, side by side: whatever each of them is at, what all have written goes through the model in one pass.
 
-    A pass computes what is new in all rows' trees: the tokens sampled last and, behind each, up to GUESSES that may come next. Then
-    each copy samples its way down its tree until it leaves it, and the token with which it does is what is new in the next pass.
-    temperature 0 is greedy; above it, seeds are needed, an integer a response: what it samples depends on its own alone,
-    not on the batch, nor on what is written behind the prompt already (but for rounding). remember: what is decoded stays written.
-    Returns for each response a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or to `max_new`
-    tokens in all, and the log-probability in nats of each under the policy itself (temperature 1).
+    tasks: list of (prompt's index, generator). A task writes behind its prompt, yields an `Ask` and is sent, for each of its nodes,
+    (tokens, their log-probabilities) where it draws, with as many copies as all that draw, else logits, (nodes, vocabulary). Returns
+    what each task returns.
     """
-    model, results = prompts.model, []
-    stays = lambda i: min(len(prompts.written[i].ids), prompts.drafted[i] + 2 * max_new)      # see `forget` below
-    sizes = [stays(i) + len(prefix) + (copies + 1) * (max_new - len(prefix)) for i, prefix in zip(index, prefixes)]
-    for part in chunks(prompts, index, sizes, max_tokens):
-        asked, left_to = index[part], [max_new - len(prefix) for prefix in prefixes[part]]
-        spare = Counter()      # of each prompt, tokens that may be guessed: as many as one copy of each response may have
-        for i, left in zip(asked, left_to):
-            spare[i] += left
-        for i in spare:
-            if len(prompts.written[i].ids) - prompts.drafted[i] > 2 * max_new:
-                prompts.forget(i)
-        leaves = [prompts.written[i].follow(prefix)[-1] for i, prefix in zip(asked, prefixes[part])]
-        rows = Rows(prompts, list(spare))
+    rows = Rows(prompts, list(dict.fromkeys(i for i, _ in tasks)))
+    results, answers = [None] * len(tasks), dict.fromkeys(range(len(tasks)))
+    while answers:
+        asked = {}
+        for n, answer in answers.items():
+            try:
+                asked[n] = tasks[n][1].send(answer)
+            except StopIteration as end:
+                results[n] = end.value
+        working = {tasks[n][0] for n in asked}
+        if working and len(working) <= 0.75 * len(rows.index):      # rows that are finished leave the batch
+            rows.keep([row for row, i in enumerate(rows.index) if i in working])
         rows.compute()
-        uniform = torch.zeros(len(asked), max_new, copies) if temperature <= 0 else torch.stack([
-            torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed)) for seed in seeds[part]])
-        out = [[([], []) for _ in range(copies)] for _ in asked]
-        ready = [(n, copy, leaf) for n, leaf in enumerate(leaves) for copy in range(copies)]
-        while ready:
-            # what each copy would sample where it is, and at all that is written behind
-            row_of, places = {i: row for row, i in enumerate(rows.index)}, {}
-            for n, at in dict.fromkeys((n, at) for n, _, at in ready):
-                tree, row = prompts.written[asked[n]], row_of[asked[n]]
-                for node in np.flatnonzero(tree.sees[:rows.done[row], at]).tolist():
-                    if (depth := tree.depth[node] - tree.depth[leaves[n]]) < left_to[n]:
-                        places[n, node] = row, node, n, depth
-            row, node, of, depth = torch.tensor(list(places.values())).T
-            chosen, logps = sample(model, rows.hidden[row, node], uniform[of, depth].to(model.device), temperature)
-            sampled = dict(zip(places, zip(chosen.tolist(), logps.tolist())))
-            waiting = []
-            for n, copy, at in ready:     # down the tree as far as it goes, and one token more
-                i, tree, (ids, its) = asked[n], prompts.written[asked[n]], out[n][copy]
-                while (n, at) in sampled:
-                    tokens, found = sampled[n, at]
-                    ids.append(tokens[copy])
-                    its.append(found[copy])
-                    if ids[-1] == stop_id or len(ids) == left_to[n]:
-                        break
-                    size, (*_, at) = len(tree.ids), tree.follow(ids[-1:], at)
-                    if at == size:
-                        tree.follow(tree.guess(at, min(GUESSES, spare[i], left_to[n] - len(ids) - 1)), at)
-                        spare[i] -= len(tree.ids) - size - 1
-                else:
-                    waiting.append((n, copy, at))
-            working = {row_of[asked[n]] for n, *_ in waiting}
-            if working and len(working) <= 0.75 * len(rows.index):     # rows that are finished leave the batch
-                rows.keep(sorted(working), remember)
-            rows.compute()
-            ready = waiting
-        if remember:
-            rows.put_back(range(len(rows.index)))
-        count_tokens("scored", sum(1 + len(prefix) for prefix in prefixes[part]))
-        count_tokens("decoded", sum(len(ids) for row in out for ids, _ in row))     # each, whether it went through the model alone or not
-        results += out
+        answers, row_of = {}, {i: row for row, i in enumerate(rows.index)}
+        for drawing in (True, False):
+            some = {n: ask for n, ask in asked.items() if (ask.numbers is not None) == drawing}
+            if not some:
+                continue
+            row, node = torch.tensor([(row_of[tasks[n][0]], node) for n, ask in some.items() for node in ask.nodes]).T
+            hidden, sizes = rows.hidden[row, node], [len(ask.nodes) for ask in some.values()]
+            if drawing:
+                numbers = torch.cat([ask.numbers for ask in some.values()]).to(hidden.device)
+                found = sample(prompts.model, hidden, numbers, sizes, temperature)
+            else:
+                found = apply_head(prompts.model, hidden).split(sizes)
+            answers |= dict(zip(some, found))
     return results
 
 
-@torch.inference_mode()
-def score(prompts, index, trees, choices=(), max_tokens=8192):
-    """Log-probabilities of the learned segments of trees behind prompts, and what else could stand in their place.
+def write(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
+    """A task (`together`): continue a response behind prompt i to its end, `copies` times.
 
-    index: prompt of each tree; trees: their roots begin with prompts.last. Returns a list for each tree of one (logps,
-    probabilities) a learned segment: the log-probability in nats of each of its tokens, and the probabilities of
-    `choices` (token ids) in place of its first, scaled to sum to one. Nothing of it stays written.
+    prefix: token ids of the response so far. max_new: tokens that a response may have, its prefix included; every prefix is shorter.
+    seed: an integer; what is sampled depends on it alone, not on the batch, nor on what is written behind the prompt already (but
+    for rounding); needed but for greedy decoding.
+
+    All that is asked about goes through the model: the tokens sampled last and, behind each, up to GUESSES that may come next. Then
+    each copy samples its way down the tree until it leaves it, and the token with which it does is what is asked about next.
+    Returns a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or to `max_new` tokens in all, and the
+    log-probability in nats of each under the policy itself (temperature 1).
     """
+    tree, left = prompts.written[i], max_new - len(prefix)
+    if len(tree.ids) - prompts.drafted[i] > 2 * max_new:
+        prompts.forget(i)
+    leaf, spare = tree.follow(prefix)[-1], left      # spare: tokens that may be guessed, as many as one copy may have
+    numbers = torch.zeros(left, copies) if seed is None else torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed))
+    out, ready = [([], []) for _ in range(copies)], [(copy, leaf) for copy in range(copies)]
+    while ready:
+        # what each copy would sample where it is, and at all that is written behind
+        below = tree.sees[:len(tree.ids), sorted({at for _, at in ready})].any(1)
+        nodes = [n for n in np.flatnonzero(below).tolist() if tree.depth[n] - tree.depth[leaf] < left]
+        sampled = dict(zip(nodes, (yield Ask(nodes, numbers[[tree.depth[n] - tree.depth[leaf] for n in nodes]]))))
+        waiting = []
+        for copy, at in ready:     # down the tree as far as it goes, and one token more
+            ids, logps = out[copy]
+            while at in sampled:
+                tokens, found = sampled[at]
+                ids.append(tokens[copy])
+                logps.append(found[copy])
+                if ids[-1] == stop_id or len(ids) == left:
+                    break
+                size, (*_, at) = len(tree.ids), tree.follow(ids[-1:], at)
+                if at == size:
+                    tree.follow(tree.guess(at, min(GUESSES, spare, left - len(ids) - 1)), at)
+                    spare -= len(tree.ids) - size - 1
+            else:
+                waiting.append((copy, at))
+        ready = waiting
+    count_tokens("scored", 1 + len(prefix))
+    count_tokens("decoded", sum(len(ids) for ids, _ in out))     # each, whether it went through the model alone or not
+    return out
+
+
+def read(prompts, i, tree, choices=()):
+    """A task (`together`): log-probabilities of the learned segments of a tree behind prompt i, and what else could stand in
+    their place.
+
+    tree: its root begins with the prompt's last token. Returns one (logps, probabilities) a learned segment: the log-probability
+    in nats of each of its tokens, and the probabilities of `choices` (token ids) in place of its first, scaled to sum to one.
+    Nothing of it stays written.
+    """
+    written, ends, learned = prompts.written[i], [], []      # learned: (nodes in front of its tokens, its tokens)
+    before, parents = len(written.ids), {parent for _, parent, _ in tree}
+    for n, (ids, parent, wanted) in enumerate(tree):
+        ids, at = (ids, ends[parent]) if parent >= 0 else (ids[1:], 0)
+        nodes = written.follow(ids if n in parents else ids[:-1], at)     # nothing follows a last token
+        if wanted:
+            learned.append((nodes[:len(ids)], ids))
+        ends.append(nodes[-1])
+    logits = yield Ask([node for nodes, _ in learned for node in nodes])
+    written.cut(before)
+    count_tokens("scored", tree_tokens(tree))
     results = []
-    sizes = [len(prompts.written[i].ids) + tree_tokens(tree) for i, tree in zip(index, trees)]
+    for (_, ids), part in zip(learned, logits.split([len(ids) for _, ids in learned])):
+        logps = part.gather(1, torch.tensor(ids, device=part.device)[:, None])[:, 0] - part.logsumexp(-1)
+        results.append((logps.tolist(), torch.softmax(part[0, list(choices)], -1).tolist()))
+    return results
+
+
+def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536):
+    """`write` for each of `index` (prompts), `prefixes` and `seeds`, as many together as have at most max_tokens places in the cache."""
+    results = []
+    sizes = [prompts.drafted[i] + len(prefix) + (copies + 1) * (max_new - len(prefix)) for i, prefix in zip(index, prefixes)]
     for part in chunks(prompts, index, sizes, max_tokens):
-        before, learned = {i: len(prompts.written[i].ids) for i in index[part]}, []      # (prompt, node in front of the token, token)
-        for i, tree in zip(index[part], trees[part]):
-            ends, parents = [], {parent for _, parent, _ in tree}
-            for n, (ids, parent, wanted) in enumerate(tree):
-                ids, at = (ids, ends[parent]) if parent >= 0 else (ids[1:], 0)
-                nodes = prompts.written[i].follow(ids if n in parents else ids[:-1], at)     # nothing follows a last token
-                learned += [(i, *pair) for pair in zip(nodes, ids)] if wanted else []
-                ends.append(nodes[-1])
-        rows = Rows(prompts, list(before))
-        rows.compute()
-        count_tokens("scored", sum(map(tree_tokens, trees[part])))
-        row_of = {i: row for row, i in enumerate(before)}
-        at_row, at_node, target = torch.tensor([(row_of[i], node, token) for i, node, token in learned]).T
-        logits = apply_head(prompts.model, rows.hidden[at_row, at_node])
-        logps = (logits.gather(1, target[:, None].to(logits.device))[:, 0] - logits.logsumexp(-1)).tolist()
-        shares = torch.softmax(logits[:, list(choices)], -1).tolist()
-        start = 0
-        for tree in trees[part]:
-            results.append([])
-            for ids, _, wanted in tree:
-                if wanted:
-                    results[-1].append((logps[start:start + len(ids)], shares[start]))
-                    start += len(ids)
-        for i, n in before.items():
-            prompts.written[i].cut(n)
+        seeded = zip(index[part], prefixes[part], seeds[part] if temperature > 0 else [None] * len(prefixes[part]))
+        results += together(prompts, [(i, write(prompts, i, prefix, max_new, stop_id, copies, seed)) for i, prefix, seed in seeded],
+                            temperature)
+    return results
+
+
+def score(prompts, index, trees, choices=(), max_tokens=8192):
+    """`read` for each of `index` (prompts) and `trees`, as many together as have at most max_tokens places in the cache."""
+    results = []
+    for part in chunks(prompts, index, [prompts.drafted[i] + tree_tokens(tree) for i, tree in zip(index, trees)], max_tokens):
+        results += together(prompts, [(i, read(prompts, i, tree, choices)) for i, tree in zip(index[part], trees[part])])
     return results
 
 
@@ -778,9 +805,8 @@ def answer(model, tokenizer, samples, max_new=MAX_NEW, temperature=0.0, seed=0, 
     def next_group(max_tokens):
         group = order[:fitting([len(asked[i]) + room for i in order], max_tokens)]
         prompts = Prompts(model, [asked[i] for i in group], [drafts[i] for i in group])
-        found = decode(prompts, range(len(group)), [[]] * len(group), max_new, stop_id, copies, temperature,
-                       [1_000_003 * seed + i for i in group], max_tokens, remember=False)
-        for i, row in zip(group, found):
+        tasks = [(n, write(prompts, n, [], max_new, stop_id, copies, 1_000_003 * seed + i)) for n, i in enumerate(group)]
+        for i, row in zip(group, together(prompts, tasks, temperature)):
             texts[i] = [response_text(tokenizer, ids, stop_id) for ids, _ in row]
         return len(group)
 

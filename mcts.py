@@ -10,7 +10,6 @@ Nodes keep the token ids that the policy produced; nothing is tokenized again be
 """
 
 import functools
-import itertools
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import synth
-from eval import Prompts, decode, expected_grade, graded_outcome, response_text, score, stop_token
+from eval import Prompts, expected_grade, graded_outcome, read, response_text, stop_token, together, write
 from sft import check_at_least_one, context_length, fitting, load_model, run, split_too_long, within_memory
 
 
@@ -44,7 +43,7 @@ class SearchConfig:
     near: float = 0.0                # above 0: the likeliest of the worse steps is rejected, where its prior is at least this
                                      # share of the chosen one's; 0: the step with the lowest Q, however unlikely (the paper)
     across: bool = False             # pairs of a call and a text, too (the paper)
-    max_tokens_in_flight: int = 65536  # places in the cache: as many trees are searched together as fit
+    max_tokens_in_flight: int = 98304  # places in the cache: as many trees are searched together as fit
 
 
 @dataclass
@@ -206,16 +205,16 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     """
     check_search(cfg)
     prompts = [synth.prompt_ids(tokenizer, s) for s in samples]
-    order = sorted(range(len(samples)), key=lambda i: len(prompts[i]))
+    order, sizes = sorted(range(len(samples)), key=lambda i: len(prompts[i])), [tokens_in_flight(p, tokenizer, cfg) for p in prompts]
     bar = tqdm(total=len(samples) * cfg.simulations, desc="search", disable=not progress, leave=False)
-    if order and (room := tokens_in_flight(prompts[order[-1]], cfg)) > cfg.max_tokens_in_flight:
+    if order and (room := sizes[order[-1]]) > cfg.max_tokens_in_flight:
         raise ValueError(f"--max_tokens_in_flight {cfg.max_tokens_in_flight} is too little for the sample "
                          f"{samples[order[-1]].id}, whose search needs {room}")
 
     def next_trees(max_tokens):
-        n, bar.n = fitting([tokens_in_flight(prompts[i], cfg) for i in order], max_tokens), len(found) * cfg.simulations
+        n, bar.n = fitting([sizes[i] for i in order], max_tokens), len(found) * cfg.simulations
         trees = {i: Tree(samples[i], prompts[i], [Node(-1, [], "")]) for i in order[:n]}
-        search_wave(model, tokenizer, trees, replace(cfg, max_tokens_in_flight=max_tokens), seed, bar)
+        search_wave(model, tokenizer, trees, cfg, seed, bar)
         return trees
 
     found, max_tokens = {}, cfg.max_tokens_in_flight
@@ -232,32 +231,33 @@ def room_for(tokenizer, cfg):
     return cfg.max_new + len(synth.grade_ids(tokenizer)[0]) + 1
 
 
-def tokens_in_flight(prompt, cfg):
+def tokens_in_flight(prompt, tokenizer, cfg):
     """Places in the cache that a tree takes at most: the prompt, the right response, what stays of what was sampled (as much as two
-    responses), k continuations, and as much as one for guesses. Between passes what stays is kept once more."""
-    return len(prompt) + (cfg.k + 4) * cfg.max_new
+    responses), k continuations, as much as one for guesses, and the questions that ask for grades."""
+    return len(prompt) + (cfg.k + 4) * cfg.max_new + (cfg.k + 1) * len(synth.grade_ids(tokenizer)[0])
 
 
 def search_wave(model, tokenizer, trees, cfg, seed, bar):
     """Grow some trees together: every forward pass serves all of them. trees: number -> Tree, as yet a root."""
-    stop_id, waiting = stop_token(tokenizer), list(trees)
-    right = {i: synth.target_ids(tokenizer, trees[i].sample) for i in waiting}
-    targets = {i: cut_steps(tokenizer, right[i], stop_id) for i in waiting}
-    prompts = Prompts(model, [trees[i].prompt for i in waiting], [right[i][:cfg.max_new] for i in waiting])     # what is right is likely
-    place = {i: n for n, i in enumerate(waiting)}       # of a tree's prompt among the prompts
+    right = {i: synth.target_ids(tokenizer, tree.sample) for i, tree in trees.items()}
+    prompts = Prompts(model, [tree.prompt for tree in trees.values()], [right[i][:cfg.max_new] for i in trees])     # what is right is likely
+    together(prompts, [(place, grow(tree, prompts, place, right[i], tokenizer, cfg, (seed, i), bar))
+                       for place, (i, tree) in enumerate(trees.items())], cfg.temperature)
+
+
+def grow(tree, prompts, place, right, tokenizer, cfg, seed, bar):
+    """A task (`eval.together`): the simulations of one tree. place: of its prompt; right: the target's token ids."""
+    stop_id = stop_token(tokenizer)
+    due = cut_steps(tokenizer, right, stop_id)
     for simulation in range(cfg.simulations):
-        wave = [(i, select(tree, cfg.c_puct)) for i, tree in trees.items() if not tree.nodes[0].closed]
-        if wave:
-            seeds = [hash((seed, i, simulation)) % 2 ** 63 for i, _ in wave]
-            responses = decode(prompts, [place[i] for i, _ in wave], [trees[i].so_far(leaf) for i, leaf in wave], cfg.max_new,
-                               stop_id, cfg.k, cfg.temperature, seeds, cfg.max_tokens_in_flight)
-            born = [expand(trees[i], leaf, found, targets[i], tokenizer, cfg, stop_id)
-                    for (i, leaf), found in zip(wave, responses)]
-            evaluate([(trees[i], place[i], leaf, children) for (i, leaf), children in zip(wave, born) if children],
-                     prompts, tokenizer, cfg, stop_id)
-        for i, leaf in wave:
-            backup(trees[i], leaf, cfg.gamma)
-        bar.update(len(trees))
+        if not tree.nodes[0].closed:
+            leaf = select(tree, cfg.c_puct)
+            responses = yield from write(prompts, place, tree.so_far(leaf), cfg.max_new, stop_id, cfg.k,
+                                         hash((*seed, simulation)) % 2 ** 63 if cfg.temperature > 0 else None)
+            children = expand(tree, leaf, responses, due, tokenizer, cfg, stop_id)
+            yield from evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id)
+            backup(tree, leaf, cfg.gamma)
+        bar.update()
 
 
 def expand(tree, leaf, responses, due, tokenizer, cfg, stop_id):
@@ -301,39 +301,32 @@ def outcome_of(tree, leaf, ids, cfg, tokenizer, stop_id):
     return {"graded": outcome, "exact": 1.0 if outcome == 1.0 else -1.0, "none": 0.0}[cfg.outcome]
 
 
-def evaluate(born, prompts, tokenizer, cfg, stop_id):
-    """R(s) = O(s) + C(s) of new nodes, the difference r to their parents, and the priors that sampling did not give.
+def evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id):
+    """R(s) = O(s) + C(s) of a leaf's new children, the difference r to the leaf, and the priors that sampling did not give: a task.
 
-    born: (tree, place of its prompt, leaf, its children). C is the expected grade from 0 (poor) to 1 (excellent) that
-    the policy gives the response so far, times its weight. A leaf's children are asked about in one row: they share
-    the path, and each goes on with its step and the question.
+    C is the expected grade from 0 (poor) to 1 (excellent) that the policy gives the response so far, times its weight.
+    All children are asked about in one tree: they share the path, and each goes on with its step and the question.
     """
     question, grade_ids = synth.grade_ids(tokenizer)
-    rows, index, learned = [], [], []
-    for tree, place, leaf, children in born:
-        row = [([prompts.last[place], *tree.so_far(leaf)], -1, False)]
-        for node in map(tree.nodes.__getitem__, children):
-            if node.prior < 0 or cfg.self_eval:
-                row.append((node.ids, 0, node.prior < 0))
-                learned += [(node, "prior")] * (node.prior < 0)
-            if cfg.self_eval:
-                ended = node.ids[-1] == stop_id         # the question begins with the end of the turn
-                row += [(question[ended:], len(row) - 1, False), (grade_ids[:1], len(row), True)]
-                learned.append((node, "grade"))
-        if len(row) > 1:
-            rows.append(row)
-            index.append(place)
-    found = itertools.chain(*score(prompts, index, rows, grade_ids)) if rows else ()
-    for (node, asked), (logps, shares) in zip(learned, found):
-        if asked == "prior":
+    asked, learned = [([prompts.last[place], *tree.so_far(leaf)], -1, False)], []
+    for node in map(tree.nodes.__getitem__, children):
+        if node.prior < 0 or cfg.self_eval:
+            asked.append((node.ids, 0, node.prior < 0))
+            learned += [(node, "prior")] * (node.prior < 0)
+        if cfg.self_eval:
+            ended = node.ids[-1] == stop_id         # the question begins with the end of the turn
+            asked += [(question[ended:], len(asked) - 1, False), (grade_ids[:1], len(asked), True)]
+            learned.append((node, "grade"))
+    found = (yield from read(prompts, place, asked, grade_ids)) if learned else ()
+    for (node, what), (logps, shares) in zip(learned, found):
+        if what == "prior":
             node.prior = math.exp(sum(logps) / len(node.ids) ** cfg.length_power)
         else:
             node.grade = cfg.self_eval * expected_grade(shares)
-    for tree, _, leaf, children in born:
-        for node in map(tree.nodes.__getitem__, children):
-            node.reward = node.outcome + node.grade
-            node.r = node.reward - tree.nodes[leaf].reward
-            node.q, node.visits = node.r, 1
+    for node in map(tree.nodes.__getitem__, children):
+        node.reward = node.outcome + node.grade
+        node.r = node.reward - tree.nodes[leaf].reward
+        node.q, node.visits = node.r, 1
 
 
 # ---------------------------------------------------------------------------------------------

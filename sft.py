@@ -31,6 +31,7 @@ from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelF
                           PreTrainedTokenizerFast)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as hf_logging
@@ -96,30 +97,25 @@ def within_memory(work, tokens):
 
 
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """SDPA; a few queries (decoding) of heads that share their keys and values stand side by side as one head's.
+    """SDPA; where the mask has `parts` (decoding), the queries of many rows come side by side, as one row, (1, heads, queries, size).
 
-    query: (rows, heads, length, size); key, value: (rows, fewer heads, all, size). transformers would copy keys and
-    values for each head, the whole cache at every step; here each is read once, and as it is, where heads share them and a row has at
-    most 64 queries. The mask may have `parts`, a list of (slice of rows, number of first places that none of them sees): those places
-    are not read then. It may have `tokens`, the row and the number in that row of each query: then the queries of all rows
-    come side by side, as one row.
+    key, value: (rows, as many heads or fewer, places, size). Each of the parts is (rows, places, taken, mask): slices of rows and of
+    their places; the numbers of their queries, (rows, length), -1 where a row has fewer; and what those see, (rows, 1, length, places).
+    So no row reads padding, or the keys and values once for each head: heads that share them stand side by side as one head's queries.
     """
-    if tokens := getattr(attention_mask, "tokens", None):
-        padded = query.new_zeros(len(attention_mask), attention_mask.shape[2], *query.shape[1::2])
-        padded[tokens] = query[0].transpose(0, 1)
-        query = padded.transpose(1, 2)
-    rows, heads, length, size = query.shape
-    each = heads // key.shape[1]
-    if each == 1 or length > 64 or attention_mask is None or attention_mask.shape[1] > 1:
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    else:
-        query, mask = query.reshape(rows, key.shape[1], each * length, size), attention_mask.repeat(1, 1, each, 1)
-        out = torch.cat([F.scaled_dot_product_attention(query[part], key[part, :, start:], value[part, :, start:],
-                                                        attn_mask=mask[part, ..., start:], scale=scaling)
-                         for part, start in getattr(attention_mask, "parts", [(slice(None), 0)])])
-        out = out.reshape(rows, heads, length, size).transpose(1, 2)
-    return out[tokens][None] if tokens else out.contiguous(), None
+    if not (parts := getattr(attention_mask, "parts", None)):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    (_, heads, length, size), shared = query.shape, key.shape[1]
+    query, out = query[0].transpose(0, 1), value.new_empty(length + 1, heads, size)
+    for rows, places, taken, mask in parts:
+        asked = query[taken].transpose(1, 2).reshape(len(taken), shared, -1, size)
+        found = F.scaled_dot_product_attention(asked, key[rows, :, places], value[rows, :, places],
+                                               attn_mask=torch.cat([mask] * (heads // shared), 2), scale=scaling)
+        out[taken] = found.reshape(len(taken), heads, -1, size).transpose(1, 2)
+    return out[None, :-1], None
 
+
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"     # its name before transformers 5.24
 
 AttentionInterface.register("grouped", grouped_attention)
 AttentionMaskInterface.register("grouped", sdpa_mask)
@@ -157,15 +153,15 @@ def check_architecture(model, path):
         with autocast(model.device):
             out = model(input_ids=batch.ids, use_cache=True)
         theirs = out.logits[0, :-1].float()
-        # `tokens`: they come backwards, and each query goes to its own place in the row; keys stay backwards, so the mask is flipped
+        # `parts`: the tokens come backwards, and so do their keys; one part takes the queries in their order
         order, seen = [3, 2, 1, 0], additive(batch.mask.flip(-1))
-        seen.tokens = torch.zeros(4, dtype=torch.long), torch.tensor(order)
+        seen.parts = [(slice(None), slice(None), torch.tensor([order]), seen)]
         with autocast(model.device):
             packed = model.base_model(input_ids=batch.ids[:, order], attention_mask=seen, position_ids=batch.positions[:, order],
                                       use_cache=False).last_hidden_state
         packed = apply_head(model, packed[0, order[:3]])
         alike = all((found - theirs).norm() <= 0.05 * theirs.norm() for found in (ours, packed))      # what bfloat16 leaves, and more
-        alike &= all(layer.keys.shape[-2] == len(tokens) for layer in out.past_key_values.layers)
+        alike &= all(layer.keys.shape[-2] == len(tokens) for layer in out[CACHE].layers)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
         raise ModelError(f"{path}: {type(model).__name__} cannot be used here ({str(error).strip().splitlines()[0]})") from None
     if not alike:

@@ -28,7 +28,7 @@ def test_the_search_one_node_at_a_time_finds_the_same_trees(model, tokenizer, sa
     """Greedy, so that both see the same continuations: nodes, parents, visits alike, and numbers to 1e-4."""
     cfg = SearchConfig(**{"simulations": 4, "k": 2, "max_new": 14, "temperature": 0.0, **changes})
     if cfg.max_tokens_in_flight == 1:     # one tree a wave
-        cfg = replace(cfg, max_tokens_in_flight=max(mcts.tokens_in_flight(synth.prompt_ids(tokenizer, s), cfg) for s in samples[:3]))
+        cfg = replace(cfg, max_tokens_in_flight=max(mcts.tokens_in_flight(synth.prompt_ids(tokenizer, s), tokenizer, cfg) for s in samples[:3]))
     ours = mcts.search(model, tokenizer, samples[:3], cfg, progress=False)
     slow = reference_search.search(model, tokenizer, samples[:3], cfg)
     assert sum(len(tree.nodes) for tree in ours) >= 6

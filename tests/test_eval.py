@@ -13,7 +13,7 @@ import sft
 import synth
 from base import documents
 from eval import (ERROR_KINDS, Prompts, Rows, Written, decode, evaluate, graded_outcome, interval, judge, paired_interval, print_scores,
-                  response_text, score, stop_token, summarize)
+                  read, response_text, score, stop_token, summarize, together, write)
 from synth import Call, Sample, format_calls
 
 NO_STOP = -1
@@ -111,7 +111,7 @@ def alike(found, expected):
 
 
 def test_a_cache_serves_many_calls(model, prompts):
-    """What was decoded before changes nothing, behind the same prefix or another."""
+    """What was decoded before is gone, behind the same prefix or another."""
     cached = Prompts(model, prompts)
     first = decode(cached, [0, 1, 0], [[], [9], [8]], 6, NO_STOP)
     decode(cached, [1, 0], [[7, 7], []], 9, NO_STOP, copies=2)
@@ -137,15 +137,57 @@ def passes(model):
 
 def test_a_token_goes_through_the_model_once(qwen2, prompts):
     cached, found = Prompts(qwen2, prompts), passes(qwen2)
-    (ids, logps), = decode(cached, [3], [[]], 40, NO_STOP)[0]
-    written = cached.written[3]
-    assert sum(found) == len(written.ids) - 1 >= 39 and len(found) <= 39      # the root went with the prompt; the last token leads nowhere
-    assert all(written.next[at, token] == n for n, (at, token) in enumerate(list(zip(written.above, written.ids))[1:], 1))
-    del found[:]
-    assert alike(decode(cached, [3, 3], [[], ids[:5]], 40, NO_STOP, copies=2), [[(ids, logps)] * 2, [(ids[5:], logps[5:])] * 2])
-    assert found == []          # all of it is known
+
+    def twice():
+        (ids, logps), = yield from write(cached, 3, [], 40, NO_STOP)
+        written = cached.written[3]
+        assert sum(found) == len(written.ids) - 1 >= 39 and len(found) <= 39      # the root went with the prompt; the last token leads nowhere
+        assert all(written.next[at, token] == n for n, (at, token) in enumerate(list(zip(written.above, written.ids))[1:], 1))
+        del found[:]
+        again = yield from write(cached, 3, [], 40, NO_STOP, 2)
+        behind = yield from write(cached, 3, ids[:5], 40, NO_STOP)
+        assert alike([again, behind], [[(ids, logps)] * 2, [(ids[5:], logps[5:])]])
+        assert found == []          # all of it is known
+        return ids
+    ids, = together(cached, [(3, twice())])
     drafted, found = Prompts(qwen2, prompts, [ids] * 7), passes(qwen2)
     assert decode(drafted, [3], [[]], 40, NO_STOP)[0][0][0] == ids and found == []
+
+
+def test_tasks_at_different_places_share_passes(qwen2, prompts):
+    """One decodes while another is asked for log-probabilities, each as often as it likes; what they find is what each finds alone."""
+    tree = [([prompts[1][-1], 9], -1, False), ([20, 21], 0, True), ([22], 1, False), ([23, 24], 2, True)]
+
+    def first(cached):
+        before = yield from read(cached, 1, tree, [30, 40])
+        sampled = yield from write(cached, 1, [9], 12, NO_STOP, 3, seed=5)
+        return [before, sampled, (yield from read(cached, 1, tree, [30, 40]))]
+
+    def second(cached):
+        found = []
+        for seed in (1, 2, 3):
+            found.append((yield from write(cached, 4, [], 10, NO_STOP, 3, seed)))
+        return found
+    results, counts = [], []
+    for tasks in (((1, first),), ((4, second),), ((4, second), (1, first))):
+        cached, found = Prompts(qwen2, prompts), passes(qwen2)
+        results += together(cached, [(i, task(cached)) for i, task in tasks], temperature=1.0)
+        counts.append(len(found))
+    one, other, *both = results
+    near = lambda found: [(pytest.approx(logps, abs=1e-4), pytest.approx(shares, abs=1e-5)) for logps, shares in found]
+    assert all(found == near(one[0]) for found in (one[2], both[1][0], both[1][2]))
+    assert alike([one[1], *other], [both[1][1], *both[0]])
+    assert counts[2] < sum(counts[:2])
+
+
+@pytest.mark.parametrize("call_costs", [0, 500, 10 ** 9])
+def test_rows_attend_alone_or_together(model, prompts, call_costs, monkeypatch):
+    """Padded with others, as on a GPU, or not: the same."""
+    index, prefixes = [0, 3, 5, 4, 2, 6, 1], [[], [9, 8], [], [11], [], [], [7]]
+    settings = dict(copies=3, temperature=1.0, seeds=range(7))
+    as_before = decode(Prompts(model, prompts), index, prefixes, 12, NO_STOP, **settings)
+    monkeypatch.setattr(evaluation, "CALL_COSTS", call_costs)
+    assert alike(decode(Prompts(model, prompts), index, prefixes, 12, NO_STOP, **settings), as_before)
 
 
 def test_nothing_is_guessed_beyond_the_context():
@@ -171,14 +213,18 @@ def test_a_guess_is_what_followed_before():
 
 
 def test_what_was_written_is_forgotten_where_it_takes_too_much_room(qwen2, prompts):
-    """Many calls about one prompt: the cache stays bounded, and so do the results."""
-    cached, most = Prompts(qwen2, prompts, [[5, 6, 7]] * 7), 0
-    for seed in range(12):
-        found = decode(cached, [2], [[]], 16, NO_STOP, 3, 3.0, [seed])
-        assert alike(found, decode(Prompts(qwen2, prompts), [2], [[]], 16, NO_STOP, 3, 3.0, [seed]))
-        most = max(most, len(cached.written[2].ids))
-    assert 2 * 16 < most <= 3 + (3 + 1 + 2) * 16
-    assert len(cached.written[2].ids) == cached.states[2][0][0].shape[-2] - len(prompts[2]) + 1 == len(cached.hidden[2])
+    """Many continuations of one prompt: the cache stays bounded, and so do the results."""
+    cached, sizes = Prompts(qwen2, prompts, [[5, 6, 7]] * 7), []
+
+    def often():
+        for seed in range(12):
+            yield from write(cached, 2, [], 16, NO_STOP, 3, seed)
+            sizes.append(len(cached.written[2].ids))
+        return (yield from write(cached, 2, [], 16, NO_STOP, 3, 0))
+    found, = together(cached, [(2, often())], 3.0)
+    assert alike([found], decode(Prompts(qwen2, prompts), [2], [[]], 16, NO_STOP, 3, 3.0, [0]))
+    assert 2 * 16 < max(sizes) <= 3 + (3 + 1 + 2) * 16
+    assert sizes != sorted(sizes)
 
 
 def test_finished_rows_leave_the_batch(model, prompts):
@@ -188,7 +234,7 @@ def test_finished_rows_leave_the_batch(model, prompts):
     cached, rows = Prompts(model, prompts), []
     keep = Rows.keep
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rows, "keep", lambda self, kept, remember: (rows.append((len(self.index), len(kept))), keep(self, kept, remember)))
+        patch.setattr(Rows, "keep", lambda self, kept: (rows.append((len(self.index), len(kept))), keep(self, kept)))
         found = one_each(decode(cached, range(7), [[]] * 7, 16, stop_id))
     assert found == [ids[:ids.index(stop_id) + 1] if stop_id in ids else ids for ids in endless]
     if 2 <= sum(stop_id in ids for ids in found) < 7:

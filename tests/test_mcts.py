@@ -165,11 +165,11 @@ def few(samples):
 
 def test_what_a_tree_holds(model, tokenizer, few, monkeypatch):
     """Children differ; their ids are what was decoded; visits add up; r, Q and V follow the equations."""
-    decoded, decode = [], mcts.decode
+    decoded, write = [], mcts.write
 
-    def record(prompts, index, prefixes, *args):
-        found = decode(prompts, index, prefixes, *args)
-        decoded.extend((asked[i], tuple(prefix + ids)) for i, prefix, row in zip(index, prefixes, found) for ids, _ in row)
+    def record(prompts, i, prefix, *args):
+        found = yield from write(prompts, i, prefix, *args)
+        decoded.extend((asked[i], tuple(prefix + ids)) for ids, _ in found)
         return found
 
     def remember(model, prompts, drafts):
@@ -177,7 +177,7 @@ def test_what_a_tree_holds(model, tokenizer, few, monkeypatch):
         return Prompts(model, prompts, drafts)
     asked, prompts_of = [], [synth.prompt_ids(tokenizer, s) for s in few]
     monkeypatch.setattr(mcts, "Prompts", remember)
-    monkeypatch.setattr(mcts, "decode", record)
+    monkeypatch.setattr(mcts, "write", record)
     trees = search(model, tokenizer, few, CFG, seed=1, progress=False)
     stop_id = stop_token(tokenizer)
     assert [t.sample for t in trees] == few and [t.prompt for t in trees] == prompts_of
@@ -241,7 +241,7 @@ def test_trees_do_not_know_of_each_other(model, tokenizer, few, self_eval):
     """Searched one by one, two by two, or all together: the same trees."""
     cfg = replace(CFG, self_eval=self_eval)
     together = search(model, tokenizer, few, cfg, progress=False)
-    room = max(mcts.tokens_in_flight(tree.prompt, cfg) for tree in together)
+    room = max(mcts.tokens_in_flight(tree.prompt, tokenizer, cfg) for tree in together)
     with pytest.raises(ValueError, match=r"max_tokens_in_flight 100 is too little for the sample \S+, whose search needs"):
         search(model, tokenizer, few, replace(cfg, max_tokens_in_flight=100), progress=False)
     alone = [t for n in (1, 2) for t in search(model, tokenizer, few, replace(cfg, max_tokens_in_flight=n * room), progress=False)]
