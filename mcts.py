@@ -4,8 +4,9 @@
     python mcts.py --show 2 --trees trees.jsonl                                  # look at trees
 
 docs/method.md, 2b and 2c. A state is the prompt plus the response so far; an action is a *step*: a function's name
-with its bracket, or one `param=value` with its delimiter. Each simulation selects a leaf in every tree by PUCT, and
-then all leaves together are expanded (k steps sampled), rolled out, evaluated and backed up: one wave for all trees.
+with its bracket, or one `param=value` with its delimiter. Each simulation selects a leaf by PUCT, expands it (k steps
+sampled, rolled out to the end of the response), evaluates its children and backs up (`grow`). A forward pass serves all
+trees, whatever each is at (`eval.together`).
 Nodes keep the token ids that the policy produced; nothing is tokenized again between search and training.
 """
 
@@ -214,7 +215,10 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     def next_trees(max_tokens):
         n, bar.n = fitting([sizes[i] for i in order], max_tokens), len(found) * cfg.simulations
         trees = {i: Tree(samples[i], prompts[i], [Node(-1, [], "")]) for i in order[:n]}
-        search_wave(model, tokenizer, trees, cfg, seed, bar)
+        right = [synth.target_ids(tokenizer, tree.sample) for tree in trees.values()]
+        known = Prompts(model, [tree.prompt for tree in trees.values()], [ids[:cfg.max_new] for ids in right])     # what is right is likely
+        together(known, [(place, grow(tree, known, place, right[place], tokenizer, cfg, (seed, i), bar))
+                         for place, (i, tree) in enumerate(trees.items())], cfg.temperature)
         return trees
 
     found, max_tokens = {}, cfg.max_tokens_in_flight
@@ -237,16 +241,8 @@ def tokens_in_flight(prompt, tokenizer, cfg):
     return len(prompt) + (cfg.k + 4) * cfg.max_new + (cfg.k + 1) * len(synth.grade_ids(tokenizer)[0])
 
 
-def search_wave(model, tokenizer, trees, cfg, seed, bar):
-    """Grow some trees together: every forward pass serves all of them. trees: number -> Tree, as yet a root."""
-    right = {i: synth.target_ids(tokenizer, tree.sample) for i, tree in trees.items()}
-    prompts = Prompts(model, [tree.prompt for tree in trees.values()], [right[i][:cfg.max_new] for i in trees])     # what is right is likely
-    together(prompts, [(place, grow(tree, prompts, place, right[i], tokenizer, cfg, (seed, i), bar))
-                       for place, (i, tree) in enumerate(trees.items())], cfg.temperature)
-
-
 def grow(tree, prompts, place, right, tokenizer, cfg, seed, bar):
-    """A task (`eval.together`): the simulations of one tree. place: of its prompt; right: the target's token ids."""
+    """A task (`eval.together`): the simulations of one tree. place: of its prompt; right: the target's token ids; seed: integers."""
     stop_id = stop_token(tokenizer)
     due = cut_steps(tokenizer, right, stop_id)
     for simulation in range(cfg.simulations):
