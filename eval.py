@@ -141,6 +141,8 @@ class Prompts:
                                   for layer in out[CACHE].layers]
                 self.hidden[i] = out.last_hidden_state[row, self.lengths[i]:len(rows[i])].clone()
         self.drafted = [len(w.ids) for w in self.written]
+        for w in self.written:
+            w.done = len(w.ids)
 
     def forget(self, i):
         """All that was written behind prompt i but its draft."""
@@ -148,7 +150,8 @@ class Prompts:
 
 
 ROOM = 32              # nodes for which a batch has places, beyond those that there are
-CALL_COSTS = 3000      # what a call of attention costs, 1 being a query at a place, and 7 a place to be read: measured, on a CPU
+CALL_COSTS = 3000      # of a call of attention on a CPU, 1 being a query at a place and 7 a place to be read: measured. Elsewhere
+                       # 100 times as much, not measured: there calls are dear
 
 
 class Rows:
@@ -169,7 +172,6 @@ class Rows:
                 layer.keys[row, :, place], layer.values[row, :, place] = keys, values
             self.hidden[row, :prompts.drafted[i]] = prompts.hidden[i]
             prompts.forget(i)
-            prompts.written[i].done = prompts.drafted[i]
 
     def compute(self):
         """Run the nodes that have not gone through the model, those of all rows in one pass, side by side."""
@@ -318,7 +320,7 @@ def write(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
 
     prefix: token ids of the response so far. max_new: tokens that a response may have, its prefix included; every prefix is shorter.
     seed: an integer; what is sampled depends on it alone, not on the batch, nor on what is written behind the prompt already (but
-    for rounding); needed but for greedy decoding.
+    for rounding). None: for greedy decoding.
 
     All that is asked about goes through the model: the tokens sampled last and, behind each, up to GUESSES that may come next. Then
     each copy samples its way down the tree until it leaves it, and the token with which it does is what is asked about next.

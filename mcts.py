@@ -248,8 +248,7 @@ def grow(tree, prompts, place, right, tokenizer, cfg, seed, bar):
     for simulation in range(cfg.simulations):
         if not tree.nodes[0].closed:
             leaf = select(tree, cfg.c_puct)
-            responses = yield from write(prompts, place, tree.so_far(leaf), cfg.max_new, stop_id, cfg.k,
-                                         hash((*seed, simulation)) % 2 ** 63 if cfg.temperature > 0 else None)
+            responses = yield from write(prompts, place, tree.so_far(leaf), cfg.max_new, stop_id, cfg.k, hash((*seed, simulation)) % 2 ** 63)
             children = expand(tree, leaf, responses, due, tokenizer, cfg, stop_id)
             yield from evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id)
             backup(tree, leaf, cfg.gamma)

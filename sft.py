@@ -101,7 +101,8 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, *
 
     key, value: (rows, as many heads or fewer, places, size). Each of the parts is (rows, places, taken, mask): slices of rows and of
     their places; the numbers of their queries, (rows, length), -1 where a row has fewer; and what those see, (rows, 1, length, places).
-    So no row reads padding, or the keys and values once for each head: heads that share them stand side by side as one head's queries.
+    Places outside of a part's are not read, nor keys and values once for each head: heads that share them stand side by side as one
+    head's queries.
     """
     if not (parts := getattr(attention_mask, "parts", None)):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
