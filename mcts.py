@@ -13,7 +13,7 @@ Nodes keep the token ids that the policy produced; nothing is tokenized again be
 import functools
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 from tqdm import tqdm
 from transformers import HfArgumentParser
