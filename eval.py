@@ -827,7 +827,7 @@ def evaluate(model, tokenizer, samples, max_new=MAX_NEW, progress=False):
     for sample, (text,) in zip(samples, texts):
         error = judge(sample, text)
         records.append({"id": sample.id, "correct": error is None, "error": error, "response": text,
-                        "level": sample.level, "scenario": sample.scenario, "forms": sample.forms})
+                        "level": sample.level, "scenario": sample.scenario, "forms": sample.forms, "talk": sample.talk})
     return records
 
 

@@ -46,6 +46,7 @@ class LoopConfig(SFTConfig):
     pick: float = 0.25               # share of the buffer picked in a round (the paper: 0.1, the released script: 0.3)
     reach: float | None = None       # samples whose calls are less probable are picked last; 0: never mind (the paper); default
                                      # 0.05 in the simulated world, 0 with --data: the longer a target, the less probable
+    remember: int = 2                # earlier rounds whose pairs are trained on again beside a round's own (the paper: none)
     replay: float = 0.0              # original samples whose targets are trained on beside the trees, as a share of them
     n_test: int = 600                # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out
@@ -81,6 +82,13 @@ def pick_complex(model, tokenizer, buffer, share, hardness=complexity):
         part = [i for i, sample in enumerate(buffer) if (sample.calls is not None) == with_call]
         picked += sorted(part, key=lambda i: -h[i])[:round(share * len(part))]
     return [buffer[i] for i in sorted(picked, key=lambda i: -h[i])]
+
+
+def pair_up(trees, search_cfg, pref_cfg):
+    """(each tree's preference pairs, the trees with any as an update wants them; where right responses are learned, those with one too)."""
+    pairs = [preference_pairs(tree, search_cfg) for tree in trees]
+    paired = [paired_tree(tree, found, bool(pref_cfg.sft_weight)) for tree, found in zip(trees, pairs)]
+    return pairs, [tree for tree in paired if tree]
 
 
 def original(tokenizer, sample):
@@ -161,6 +169,8 @@ def check_sizes(cfg, search_cfg, pref_cfg):
         raise ValueError(f"--reach is a probability (got {cfg.reach})")
     if search_cfg.temperature <= 0:
         raise ValueError(f"--temperature has to be above 0: pairs need different samples (got {search_cfg.temperature})")
+    if cfg.remember < 0:
+        raise ValueError(f"--remember is a number of rounds, at least 0 (got {cfg.remember})")
     if cfg.replay < 0 or cfg.replay and not pref_cfg.sft_weight:
         raise ValueError(f"--replay is at least 0, and above it needs --sft_weight: without that give --replay 0 (got "
                          f"{cfg.replay}, {pref_cfg.sft_weight})")
@@ -326,8 +336,7 @@ def main(argv=None, hardness=None, search=search):
                 unmerge_lora(model)
                 seconds["search"] = time.time() - begun
 
-                pairs = [preference_pairs(tree, search_cfg) for tree in trees]
-                paired = [t for t in (paired_tree(*tp, bool(pref_cfg.sft_weight)) for tp in zip(trees, pairs)) if t]
+                pairs, paired = pair_up(trees, search_cfg, pref_cfg)
                 rollouts = max(1, sum(tree.samples for tree in trees))
                 print(f"round {i}: {len(picked)} samples picked, {100 * sum(tree.hits for tree in trees) / rollouts:.0f}% of "
                       f"responses to them right at temperature {search_cfg.temperature}; {len(trees)} trees, "
@@ -340,6 +349,8 @@ def main(argv=None, hardness=None, search=search):
 
                 replayed = random.Random(1000 * cfg.seed + i).sample(train, min(len(train), round(cfg.replay * len(trees))))
                 paired += [original(tokenizer, sample) for sample in replayed]
+                for earlier in range(max(1, i - cfg.remember), i):
+                    paired += pair_up(read_trees(out / f"iter{earlier}" / "trees.jsonl"), search_cfg, pref_cfg)[1]
                 begun = time.time()
                 if any(pairs):
                     log = optimize(model, tokenizer, paired, pref_cfg, seed=1000 * cfg.seed + i)

@@ -22,7 +22,7 @@ import random
 import re
 import sys
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date as day
 from statistics import mean, median
 from typing import Callable, NamedTuple
@@ -1266,6 +1266,9 @@ class Phrasing:
     same: list                    # refers to an earlier value of {name}
     usual: list                   # asks for the default of {name}
     again: list                   # a follow-up turn that changes {cues}
+    ahead: list = field(default_factory=list)     # small talk: sentences before a request that ask for nothing
+    behind: list = field(default_factory=list)    # and behind it
+    talk: tuple = (1,)            # share of samples with none, one, two, ... of these around the last request
     own_cue: float = 0.75         # share of values placed by the tool's own cue
 
 
@@ -1487,14 +1490,26 @@ PHRASINGS = {
          "{v} as {name}"],
         ["the same {name} as before", "that same {name}", "the {name} I just gave"],
         ["with the usual {name}", "with the standard {name}", "any {name} will do", "I don't care about the {name}"],
-        ["Now do it {cues}.", "Do the same, but {cues}.", "Once more, {cues}.", "Again {cues}, please.", "Repeat that {cues}."]),
+        ["Now do it {cues}.", "Do the same, but {cues}.", "Once more, {cues}.", "Again {cues}, please.", "Repeat that {cues}."],
+        ["Hi there.", "Good morning!", "Sorry to bother you.", "I have a small request.", "Long time no see.", "Here I am again.",
+         "It has been a busy week.", "My phone is almost empty.", "The children are asleep at last.", "I just came home from work.",
+         "You were very useful yesterday.", "I am new here.", "This should be easy for you.", "What a lovely day it is.",
+         "My sister told me about you.", "I am in a bit of a hurry."],
+        ["That would be great.", "I appreciate it.", "Many thanks!", "Talk to you later.", "Have a nice day.", "You are the best.",
+         "I have no time to do it myself.", "That is all for now.", "No need to explain.", "I owe you one.", "It means a lot to me.",
+         "My hands are full right now.", "Take your time.", "I knew I could count on you.", "See you tomorrow.",
+         "This makes my life easier."], talk=(0.88, 0.06, 0.06)),
     "val": Phrasing(
         ["Would it be possible to {intent} {cues}?", "It's time to {intent} {cues}.", "Someone has to {intent} {cues}.",
          "Today's plan: {intent} {cues}."],
         [" as well as ", ". Besides, ", "; next, "],
         ["{name} being {v}", "taking {v} for {name}", "({name}: {v})"],
         ["the previous {name}", "an unchanged {name}"], ["with ordinary {name}", "leaving the {name} alone"],
-        ["What about {cues}?", "Change it to be {cues}."]),
+        ["What about {cues}?", "Change it to be {cues}."],
+        ["Good afternoon, my friend.", "I hope that I am not disturbing.", "The bus is late again.", "I could use some help.",
+         "My computer has been slow all morning.", "We have guests tonight.", "It is raining outside.", "Nice to meet you."],
+        ["Thanks in advance.", "I will always be grateful.", "Bye for now.", "My wife will be happy.", "Sorry for the trouble.",
+         "I rely on it.", "That will save me an hour.", "Enjoy the evening."], talk=(0.25, 0, 0.25, 0.25, 0.25)),
     "test": Phrasing(
         ["I'd be grateful if you could {intent} {cues}.", "My boss told me to {intent} {cues}.",
          "Any chance you {intent} {cues}?", "Quick favor: {intent} {cues}.", "Before I forget, {intent} {cues}.",
@@ -1502,7 +1517,15 @@ PHRASINGS = {
         [". On top of that, ", ". Afterwards, ", ", followed by this: "],
         ["where {name} equals {v}", "having {v} as its {name}", "and make the {name} {v}"],
         ["the {name} mentioned earlier", "an equal {name}"], ["whatever {name} is typical", "no particular {name}"],
-        ["Actually, make that {cues}.", "And one more {cues}."])}
+        ["Actually, make that {cues}.", "And one more {cues}."],
+        ["Greetings from the train.", "Everything fine on your side, I hope.", "I did not sleep much last night.",
+         "Our meeting just ended.", "These things are not my strength.", "My old assistant was useless.", "The coffee here is terrible.",
+         "You must be tired of my questions.", "Everyone says that you are clever.", "I am writing this on the way home.",
+         "Good to have you back.", "Let me begin with a compliment."],
+        ["A thousand thanks.", "What a relief for us all.", "All the best to you.", "I trust you with this.",
+         "My neighbor will not believe it.", "Do not worry if it takes a while.", "There is a lot to do here.",
+         "We look forward to your answer.", "Then I can finally relax.", "We speak again soon.", "I am sorry if that is too much.",
+         "You never let me down."], talk=(0.25, 0, 0.25, 0.25, 0.25))}
 
 DAYS = [(year, month, d) for year in (2025, 2026, 2027) for month in range(1, 13) for d in range(1, 23)]
 
@@ -1519,6 +1542,7 @@ class Sample:
     forms: list = field(default_factory=list)     # of the values that the query asks for
     today: str = ""               # the date that relative dates count from
     setup: list = field(default_factory=list)     # calls that made the ids which the query mentions
+    talk: int = 0                 # sentences around the last request that ask for nothing
 
     @property
     def calls(self):
@@ -1650,9 +1674,24 @@ def make_sample(rng, split, index):
                   sorted({f for w in wishes for f in w.forms}), "%d-%02d-%02d" % today, setup)
 
 
+def last_query(sample, change):
+    """The sample with the text of its last user's message changed."""
+    last = max(i for i, m in enumerate(sample.messages) if m["role"] == "user")
+    messages = [{**m, "content": change(m["content"])} if i == last else m for i, m in enumerate(sample.messages)]
+    return replace(sample, messages=messages)
+
+
+def small_talk(rng, sample, phrasing):
+    """The sample with sentences around its last request that ask for nothing, as many as the phrasing's shares say."""
+    talk = rng.choices(range(len(phrasing.talk)), phrasing.talk)[0]
+    ahead = rng.randint(max(0, talk - 2), min(talk, 2))      # no more than two on a side
+    before, behind = rng.sample(phrasing.ahead, ahead), rng.sample(phrasing.behind, talk - ahead)
+    return replace(last_query(sample, lambda text: " ".join([*before, text, *behind])), talk=talk)
+
+
 def make_samples(n, split, seed=0):
-    """n different samples of a split. Near-duplicates (alike but for digits and case) are dropped."""
-    rng, samples, seen = random.Random(f"{split} {seed}"), [], set()
+    """n different samples of a split. Near-duplicates (alike but for digits, case and small talk) are dropped."""
+    rng, samples, seen, phrasing = random.Random(f"{split} {seed}"), [], set(), PHRASINGS[split]
     while len(samples) < n:
         try:
             sample = make_sample(rng, split, len(samples))
@@ -1663,7 +1702,7 @@ def make_samples(n, split, seed=0):
         key = re.sub(r"\d", "0", " ".join(m["content"] for m in sample.messages).lower())
         if key not in seen:
             seen.add(key)
-            samples.append(sample)
+            samples.append(small_talk(rng, sample, phrasing))
     return samples
 
 # ---------------------------------------------------------------------------------------------

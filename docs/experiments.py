@@ -518,13 +518,6 @@ def renamed(sample, rng):
     return replace(sample, tools=tools, messages=messages, target=calls(sample.target))
 
 
-def last_query(sample, change):
-    """The sample with its last user's message changed."""
-    last = max(i for i, m in enumerate(sample.messages) if m["role"] == "user")
-    messages = [{**m, "content": change(m["content"])} if i == last else m for i, m in enumerate(sample.messages)]
-    return replace(sample, messages=messages)
-
-
 def typos(sample, rng):
     """Two inner letters swapped in a fifth of the words, but not in words that the target copies: its value would change."""
     def swap(word):
@@ -532,7 +525,7 @@ def typos(sample, rng):
             return word
         i = rng.randrange(1, len(word) - 2)
         return word[:i] + word[i + 1] + word[i] + word[i + 2:]
-    return last_query(sample, lambda text: " ".join(map(swap, text.split(" "))))
+    return synth.last_query(sample, lambda text: " ".join(map(swap, text.split(" "))))
 
 
 def distracted(sample, rng):
@@ -548,7 +541,7 @@ PERTURBATIONS = {
     "distractor tools": distracted,
     "parameters renamed": renamed,
     "typos": typos,
-    "politeness": lambda sample, rng: last_query(sample, lambda text: f"Hello! I hope you are well. {text} Thank you so much."),
+    "politeness": lambda sample, rng: synth.last_query(sample, lambda text: f"Hello! I hope you are well. {text} Thank you so much."),
 }
 
 

@@ -100,9 +100,9 @@ def test_every_tool_has_one_split_and_no_value_or_wording_is_in_two():
     for other, split in (("train", "val"), ("train", "test"), ("val", "test")):
         values = [{v.lower() for pool in POOLS.values() for v in pool[s]} for s in (split, other)]
         assert not values[0] & values[1]
-        for part in ("frames", "joiners", "cues", "same", "usual", "again"):
-            a, b = ({template.lower().strip() for template in getattr(PHRASINGS[s], part)} for s in (split, other))
-            assert not a & b, part
+        for parts in (("frames",), ("joiners",), ("cues",), ("same",), ("usual",), ("again",), ("ahead", "behind")):
+            a, b = ({t.lower().strip() for part in parts for t in getattr(PHRASINGS[s], part)} for s in (split, other))
+            assert not a & b, parts
     assert all(set(pool) == set(PHRASINGS) for pool in POOLS.values())
 
 
@@ -126,7 +126,7 @@ def pieces(templates):
 def test_wording_of_a_split_is_in_no_other(drawn):
     texts = {split: queries(samples) for split, samples in drawn.items()}
     for split, phrasing in PHRASINGS.items():
-        for templates in list(vars(phrasing).values())[:6]:
+        for templates in list(vars(phrasing).values())[:8]:
             for piece in pieces(templates):
                 where = {s for s in PHRASINGS if any(piece in text for text in texts[s])}
                 assert where == {split}, piece
@@ -151,6 +151,33 @@ def test_the_bases_toolsets_are_as_large_as_the_worlds(drawn, base_texts):
     base = sorted(len(document.split("<|end|>")[0]) for document in base_texts[:300])
     for share in (0.5, 0.75, 0.9):
         assert base[int(share * len(base))] >= 0.8 * world[int(share * len(world))]
+
+
+def test_small_talk_is_seldom_in_training_and_changes_nothing_but_the_words(drawn):
+    for split, phrasing in PHRASINGS.items():
+        for talk, weight in enumerate(phrasing.talk):
+            found = [s for s in drawn[split] if s.talk == talk]
+            assert abs(len(found) / len(drawn[split]) - weight) < 0.05
+            for s in found:
+                query = [m["content"] for m in s.messages if m["role"] == "user"][-1]
+                assert sum(query.startswith(one) or f" {one}" in query for one in phrasing.ahead + phrasing.behind) == talk
+    assert sum(s.talk > 0 for s in drawn["train"]) < 0.2 * len(drawn["train"]) < 0.5 * sum(s.talk > 0 for s in drawn["test"])
+    before = drawn["test"][0]
+    after = synth.small_talk(random.Random(0), replace(before, talk=0), replace(PHRASINGS["test"], talk=(0, 0, 0, 1)))
+    assert after.talk == 3 and replace(after, messages=before.messages, talk=before.talk) == before
+    for a, b in zip(before.messages, after.messages):
+        assert a == b or a["role"] == "user" and f" {a['content']} " in f" {b['content']} " and len(a["content"]) < len(b["content"])
+
+
+def test_small_talk_does_not_hide_a_near_duplicate():
+    samples = make_samples(3000, "test", seed=3)
+    bare = []
+    for s in samples:
+        words = " ".join(m["content"] for m in s.messages)
+        for one in PHRASINGS["test"].ahead + PHRASINGS["test"].behind:
+            words = words.replace(f"{one} ", "").replace(f" {one}", "")
+        bare.append(re.sub(r"\d", "0", words.lower()))
+    assert len(set(bare)) == len(bare)
 
 
 def test_forms_kept_for_the_base_and_the_test(drawn):
