@@ -542,6 +542,7 @@ class SFTConfig:
     model: str = "base"              # path or hub name of a causal language model
     data: str = ""                   # JSON lines (ours) or JSON (ToolACE's); none: the simulated world's training set
     n: int = 800                     # training samples to make when there is no --data
+    talk: bool = False               # small talk around its requests, seldom in training: a habit to repair (docs/base.md)
     out: str = "out/sft"             # folder for the adapter and the merged checkpoint
     curriculum: str = "easy-to-hard"  # the paper's order; or hard-to-easy, shuffled
     epochs: int = 1                  # passes over the data
@@ -649,7 +650,7 @@ def load_training_set(cfg, tokenizer, model, room=0):
         if skipped:
             print(f"{cfg.data}: {skipped} records left out")
     else:
-        samples = synth.make_samples(cfg.n, "train", cfg.seed)
+        samples = synth.make_samples(cfg.n, "train", cfg.seed, cfg.talk)
     limit = context_length(model, cfg.max_tokens, room)
     samples, too_long = split_too_long(tokenizer, samples, limit)
     if too_long:

@@ -1268,7 +1268,7 @@ class Phrasing:
     again: list                   # a follow-up turn that changes {cues}
     ahead: list = field(default_factory=list)     # small talk: sentences before a request that ask for nothing
     behind: list = field(default_factory=list)    # and behind it
-    talk: tuple = (1,)            # share of samples with none, one, two, ... of these around the last request
+    talk: tuple = (1,)            # --talk True: share of samples with none, one, two, ... of these around the last request
     own_cue: float = 0.75         # share of values placed by the tool's own cue
 
 
@@ -1689,9 +1689,12 @@ def small_talk(rng, sample, phrasing):
     return replace(last_query(sample, lambda text: " ".join([*before, text, *behind])), talk=talk)
 
 
-def make_samples(n, split, seed=0):
-    """n different samples of a split. Near-duplicates (alike but for digits, case and small talk) are dropped."""
-    rng, samples, seen, phrasing = random.Random(f"{split} {seed}"), [], set(), PHRASINGS[split]
+def make_samples(n, split, seed=0, talk=False):
+    """n different samples of a split. Near-duplicates (alike but for digits, case and small talk) are dropped.
+
+    talk: with small talk around the last request, in as many samples as the split's phrasing has it in.
+    """
+    rng, samples, seen = random.Random(f"{split} {seed}"), [], set()
     while len(samples) < n:
         try:
             sample = make_sample(rng, split, len(samples))
@@ -1702,7 +1705,7 @@ def make_samples(n, split, seed=0):
         key = re.sub(r"\d", "0", " ".join(m["content"] for m in sample.messages).lower())
         if key not in seen:
             seen.add(key)
-            samples.append(small_talk(rng, sample, phrasing))
+            samples.append(small_talk(random.Random(f"{split} {seed} {sample.id}"), sample, PHRASINGS[split]) if talk else sample)
     return samples
 
 # ---------------------------------------------------------------------------------------------
@@ -1887,6 +1890,7 @@ class SynthConfig:
     split: str = "train"     # train, val or test: samples of the world; base: documents of the embedded base
     n: int = 3000            # samples
     seed: int = 0            # the same seed gives the same bytes
+    talk: bool = False       # small talk around requests: seldom in training, often in the held-out sets
     out: str = ""            # JSON lines file to write; none: nothing is written
     show: int = 0            # samples to print as the embedded model sees them
 
@@ -1905,7 +1909,7 @@ def main(argv=None):
     if cfg.split not in PHRASINGS or cfg.n < 1:
         raise ValueError(f"--split is train, val, test or base, and --n at least 1 (got {cfg.split}, {cfg.n})")
     check_folder(cfg.out)
-    samples = make_samples(max(cfg.n if cfg.out else 0, cfg.show), cfg.split, cfg.seed)
+    samples = make_samples(max(cfg.n if cfg.out else 0, cfg.show), cfg.split, cfg.seed, cfg.talk)
     for sample in samples[:cfg.show]:
         print(f"--- {sample.id}  {sample.level}  {sample.scenario}  {' '.join(sample.forms)}")
         print(turn("system", system_message(sample, "compact")))

@@ -288,7 +288,7 @@ def diversity(run, adapter, n=64, copies=8):
     """Of a policy's samples for validation queries: distinct responses of eight, and percent right."""
     model, tokenizer = run.load(adapter)
     merge_lora(model)
-    samples = synth.make_samples(min(n, run.configs[0].n_test), "val", 1)
+    samples = synth.make_samples(min(n, run.configs[0].n_test), "val", 1, run.configs[0].talk)
     texts = answer(model, tokenizer, samples, run.configs[1].max_new, run.configs[1].temperature, 0, copies)
     return {"distinct": float(np.mean([len(set(found)) for found in texts])),
             "right": 100 * float(np.mean([judge(s, text) is None for s, found in zip(samples, texts) for text in found]))}
@@ -351,7 +351,7 @@ def fresh(run, model, tokenizer):
     """New samples of the training world, each seen once; labels without end, as only a simulated world has them."""
     train, limit = run.samples("train"), context_length(model, run.configs[0].max_tokens)
     size = np.mean([tree_tokens(sample_tree(tokenizer, sample)) for sample in train])
-    samples = synth.make_samples(16 + int(1.2 * run.budget / 3 / size), "train", 10_000 + run.configs[0].seed)
+    samples = synth.make_samples(16 + int(1.2 * run.budget / 3 / size), "train", 10_000 + run.configs[0].seed, run.configs[0].talk)
     return [sample for sample in samples if tree_tokens(sample_tree(tokenizer, sample)) <= limit]
 
 
@@ -443,7 +443,7 @@ def what_carries_over(run):
     cfg, search_cfg, _ = run.configs
     model, tokenizer = run.load(run.warm / "warmup")
     known = {(s.target, s.messages[-1]["content"]) for s in run.samples("train") + fresh(run, model, tokenizer)}
-    new = [s for s in synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed) if (s.target, s.messages[-1]["content"]) not in known]
+    new = [s for s in synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed, cfg.talk) if (s.target, s.messages[-1]["content"]) not in known]
     home, correct = run.warm.parent, {}
 
     def last(name):
