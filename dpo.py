@@ -150,7 +150,7 @@ class DPOConfig:
     pref_lr: float = 2e-4            # of LoRA; the 8B model of the paper wants about 1e-6
     pref_warmup: float = 0.1         # share of the steps in which the learning rate rises; then cosine to zero
     pref_epochs: int = 1             # passes over a round's trees
-    pref_batch: int = 16             # trees an update
+    pref_batch: int = 8              # trees an update
     pref_micro_tokens: int = 8192    # tokens a forward pass: more than this are accumulated
 
 

@@ -46,7 +46,7 @@ class LoopConfig(SFTConfig):
     pick: float = 0.25               # share of the buffer picked in a round (the paper: 0.1, the released script: 0.3)
     reach: float | None = None       # samples whose calls are less probable are picked last; 0: never mind (the paper); default
                                      # 0.05 in the simulated world, 0 with --data: the longer a target, the less probable
-    remember: int = 0                # earlier rounds whose pairs are trained on again beside a round's own (the paper: none)
+    remember: int = 2                # earlier rounds whose pairs are trained on again beside a round's own (the paper: none)
     replay: float = 0.0              # original samples whose targets are trained on beside the trees, as a share of them
     n_test: int = 600                # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out

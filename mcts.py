@@ -41,7 +41,7 @@ class SearchConfig:
     max_new: int = 96                # tokens a response may have
     min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
     min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
-    near: float = 0.0                # above 0: the likeliest of the worse steps is rejected, where its prior is at least this
+    near: float = 0.6                # above 0: the likeliest of the worse steps is rejected, where its prior is at least this
                                      # share of the chosen one's; 0: the step with the lowest Q, however unlikely (the paper)
     across: bool = False             # pairs of a call and a text, too (the paper)
     max_tokens_in_flight: int = 98304  # places in the cache: as many trees are searched together as fit

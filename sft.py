@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import random
 import re
 import sys
@@ -19,6 +20,8 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")     # a kernel for each shape met, of which there is no end: gigabytes
 
 import numpy as np
 import torch
@@ -542,7 +545,7 @@ class SFTConfig:
     model: str = "base"              # path or hub name of a causal language model
     data: str = ""                   # JSON lines (ours) or JSON (ToolACE's); none: the simulated world's training set
     n: int = 800                     # training samples to make when there is no --data
-    talk: bool = False               # small talk around its requests, seldom in training: a habit to repair (docs/base.md)
+    talk: bool = True                # small talk around the simulated world's requests, seldom in training: a habit to repair
     out: str = "out/sft"             # folder for the adapter and the merged checkpoint
     curriculum: str = "easy-to-hard"  # the paper's order; or hard-to-easy, shuffled
     epochs: int = 1                  # passes over the data

@@ -1268,7 +1268,7 @@ class Phrasing:
     again: list                   # a follow-up turn that changes {cues}
     ahead: list = field(default_factory=list)     # small talk: sentences before a request that ask for nothing
     behind: list = field(default_factory=list)    # and behind it
-    talk: tuple = (1,)            # --talk True: share of samples with none, one, two, ... of these around the last request
+    talk: tuple = (1,)            # share of samples with none, one, two, ... of these around the last request
     own_cue: float = 0.75         # share of values placed by the tool's own cue
 
 
@@ -1689,10 +1689,11 @@ def small_talk(rng, sample, phrasing):
     return replace(last_query(sample, lambda text: " ".join([*before, text, *behind])), talk=talk)
 
 
-def make_samples(n, split, seed=0, talk=False):
+def make_samples(n, split, seed=0, talk=True):
     """n different samples of a split. Near-duplicates (alike but for digits, case and small talk) are dropped.
 
-    talk: with small talk around the last request, in as many samples as the split's phrasing has it in.
+    talk: with small talk around the last request, in as many samples as the split's phrasing has it in; without it they are the
+    same samples otherwise.
     """
     rng, samples, seen = random.Random(f"{split} {seed}"), [], set()
     while len(samples) < n:
@@ -1890,7 +1891,7 @@ class SynthConfig:
     split: str = "train"     # train, val or test: samples of the world; base: documents of the embedded base
     n: int = 3000            # samples
     seed: int = 0            # the same seed gives the same bytes
-    talk: bool = False       # small talk around requests: seldom in training, often in the held-out sets
+    talk: bool = True        # small talk around requests: seldom in training, often in the held-out sets
     out: str = ""            # JSON lines file to write; none: nothing is written
     show: int = 0            # samples to print as the embedded model sees them
 

@@ -49,7 +49,7 @@ def main(argv=None):
     if cfg.n < 1:
         raise ValueError(f"--n has to be at least 1 (got {cfg.n})")
     model, tokenizer = load_model(cfg.model, cfg.device)
-    drawn = synth.make_samples(6 * cfg.n, "val", cfg.seed)
+    drawn = synth.make_samples(6 * cfg.n, "val", cfg.seed, talk=False)
     requests = [s for s in drawn if s.scenario in ("single", "select")][:cfg.n]
     rng, columns = random.Random(0), ("first word said", "not said, no dot", "not said, dot")
     print("| tools | exact | right tool |", " | ".join(columns), "|")

@@ -113,6 +113,18 @@ def test_a_search_without_pairs_is_scored_and_the_loop_goes_on(finished, tmp_pat
     assert "no pair" in capsys.readouterr().out and len(rows(tmp_path / "run")) == 4
 
 
+def test_a_round_trains_on_the_pairs_of_as_many_rounds_before_as_it_remembers(finished, tmp_path, monkeypatch):
+    optimize, trained = loop.optimize, []
+
+    def counted(model, tokenizer, trees, *rest, **named):
+        trained.append(sum(len(tree.chosen) for tree in trees))
+        return optimize(model, tokenizer, trees, *rest, **named)
+    monkeypatch.setattr(loop, "optimize", counted)
+    loop.main(arguments(finished[0], tmp_path / "run", "--iters", "3", "--remember", "1", "--replay", "0"))
+    found = [len((tmp_path / "run" / f"iter{i}" / "pairs.jsonl").read_text().splitlines()) for i in (1, 2, 3)]
+    assert min(found) > 0 and trained == [found[0], found[0] + found[1], found[1] + found[2]]
+
+
 def test_other_settings_in_the_same_folder_are_refused_by_name(finished):
     checkpoint, out = finished
     with pytest.raises(ValueError, match=r"seed 0 -> 7"):
@@ -135,7 +147,7 @@ def test_other_weights_under_the_same_name_are_refused(finished, tmp_path):
 
 @pytest.mark.parametrize("flag, value", [("--iters", "0"), ("--n", "-3"), ("--k", "0"), ("--pick", "0"), ("--temperature", "0"),
                                          ("--rank", "0"), ("--reach", "2"), ("--eval_split", "train"), ("--loss", "simp"),
-                                         ("--outcome", "x"), ("--curriculum", "x")])
+                                         ("--outcome", "x"), ("--curriculum", "x"), ("--remember", "-1")])
 def test_sizes_that_no_run_can_have(checkpoint, tmp_path, flag, value):
     with pytest.raises(ValueError, match=flag):
         loop.main(arguments(checkpoint, tmp_path / "run", flag, value))

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 import synth
 from base.documents import base_document, choosing_document, working_document
+from docs.experiments import PERTURBATIONS
 from eval import judge
 from synth import (BASE_ONLY, PHRASINGS, POOLS, SPLIT, TOOLS, Call, DataError, World, chat_text, check_sample,
                    end_of_turn, format_calls, grade_ids, level_of, make_samples, parse_calls, prompt_ids, read_samples,
@@ -27,7 +28,13 @@ SCHEMA_TYPES = {"string", "integer", "float", "boolean", "array", "dict"}
 
 @pytest.fixture(scope="module")
 def drawn():
-    """1,000 samples of each split."""
+    """1,000 samples of each split, without small talk."""
+    return {split: make_samples(1000, split, talk=False) for split in PHRASINGS}
+
+
+@pytest.fixture(scope="module")
+def talked():
+    """The same with small talk."""
     return {split: make_samples(1000, split) for split in PHRASINGS}
 
 
@@ -123,8 +130,8 @@ def pieces(templates):
     return {piece for piece in found if len(piece.split()) > 1}
 
 
-def test_wording_of_a_split_is_in_no_other(drawn):
-    texts = {split: queries(samples) for split, samples in drawn.items()}
+def test_wording_of_a_split_is_in_no_other(talked):
+    texts = {split: queries(samples) for split, samples in talked.items()}
     for split, phrasing in PHRASINGS.items():
         for templates in list(vars(phrasing).values())[:8]:
             for piece in pieces(templates):
@@ -153,31 +160,24 @@ def test_the_bases_toolsets_are_as_large_as_the_worlds(drawn, base_texts):
         assert base[int(share * len(base))] >= 0.8 * world[int(share * len(world))]
 
 
-def test_small_talk_is_seldom_in_training_and_changes_nothing_but_the_words(drawn):
+def test_small_talk_is_seldom_in_training_and_changes_nothing_but_the_last_request(drawn, talked):
     for split, phrasing in PHRASINGS.items():
         for talk, weight in enumerate(phrasing.talk):
-            found = [s for s in drawn[split] if s.talk == talk]
-            assert abs(len(found) / len(drawn[split]) - weight) < 0.05
-            for s in found:
-                query = [m["content"] for m in s.messages if m["role"] == "user"][-1]
-                assert sum(query.startswith(one) or f" {one}" in query for one in phrasing.ahead + phrasing.behind) == talk
-    assert sum(s.talk > 0 for s in drawn["train"]) < 0.2 * len(drawn["train"]) < 0.5 * sum(s.talk > 0 for s in drawn["test"])
-    before = drawn["test"][0]
-    after = synth.small_talk(random.Random(0), replace(before, talk=0), replace(PHRASINGS["test"], talk=(0, 0, 0, 1)))
-    assert after.talk == 3 and replace(after, messages=before.messages, talk=before.talk) == before
-    for a, b in zip(before.messages, after.messages):
-        assert a == b or a["role"] == "user" and f" {a['content']} " in f" {b['content']} " and len(a["content"]) < len(b["content"])
+            assert abs(sum(s.talk == talk for s in talked[split]) / 1000 - weight) < 0.05
+        for before, after in zip(drawn[split], talked[split]):
+            assert before.talk == 0 and replace(after, messages=before.messages, talk=0) == before
+            *_, last = (i for i, m in enumerate(before.messages) if m["role"] == "user")
+            assert [m for i, m in enumerate(after.messages) if i != last] == [m for i, m in enumerate(before.messages) if i != last]
+            ahead, behind = after.messages[last]["content"].split(before.messages[last]["content"])
+            said = [one for one in phrasing.ahead if f"{one} " in ahead] + [one for one in phrasing.behind if f" {one}" in behind]
+            assert len(said) == after.talk and len(ahead + behind) == sum(len(one) + 1 for one in said)
+    few, many = (sum(s.talk > 0 for s in talked[split]) for split in ("train", "test"))
+    assert 50 < few < 200 and many > 600
 
 
-def test_small_talk_does_not_hide_a_near_duplicate():
-    samples = make_samples(3000, "test", seed=3)
-    bare = []
-    for s in samples:
-        words = " ".join(m["content"] for m in s.messages)
-        for one in PHRASINGS["test"].ahead + PHRASINGS["test"].behind:
-            words = words.replace(f"{one} ", "").replace(f" {one}", "")
-        bare.append(re.sub(r"\d", "0", words.lower()))
-    assert len(set(bare)) == len(bare)
+def test_the_politeness_of_experiment_9_is_no_small_talk_of_training():
+    said = PERTURBATIONS["politeness"](make_samples(1, "test")[0], None).messages[-1]["content"]
+    assert not [one for one in PHRASINGS["train"].ahead + PHRASINGS["train"].behind if one in said]
 
 
 def test_forms_kept_for_the_base_and_the_test(drawn):
