@@ -10,7 +10,7 @@ A simulated world makes them: 96 Python functions in 16 domains that really run,
 rest for validation and test; no tool, no value from a list and no way to ask of one split occurs in another. (What the
 embedded base is trained on has tools of its own, and nothing of the world: base/documents.py.) Values are said as they are or in a form
 to work out ("half past three in the afternoon"); some of the forms that the test asks for occur in the base's training
-only (BASE_ONLY), so the warm-up cannot have shown them.
+only (BASE_ONLY), so the warm-up cannot have shown them. Around requests there is small talk, seldom in training, often in the test.
 """
 
 import functools
