@@ -329,7 +329,7 @@ def test_independent_responses_become_a_tree_of_steps(tokenizer):
     flat = Tree(sample, [1, 2], nodes, finished=[('[f(a=1)]', True), ('[f(a=1)]', True), ('[f(a=2)]', False), ('[g(a=2)]', False)])
     tree = experiments.joined(flat, tokenizer)
     shared = [n for n, node in enumerate(tree.nodes) if len(node.children) == 2]
-    pairs = {(tree.nodes[c].text, tree.nodes[r].text) for c, r in preference_pairs(tree, SearchConfig())}
+    pairs = {(tree.nodes[c].text, tree.nodes[r].text) for c, r in preference_pairs(tree, SearchConfig(near=0))}
     assert len(shared) == 2 and any("1" in c and "2" in r for c, r in pairs)
     assert all(sum(tree.nodes[c].prior for c in node.children) == pytest.approx(1) for node in tree.nodes if node.children)
     assert any(node.outcome == pytest.approx(2 / 3) and node.visits == 3 for node in tree.nodes)      # f(: twice 1, once 0
