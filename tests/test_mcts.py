@@ -333,15 +333,15 @@ def fan(*children):
     ([(0.9, 1.0)], []),
 ])
 def test_which_children_make_a_pair(children, pairs):
-    assert preference_pairs(fan(*children), SearchConfig()) == pairs
+    assert preference_pairs(fan(*children), SearchConfig(near=0)) == pairs
 
 
 def test_a_call_and_a_text_are_a_pair_only_if_asked_for():
     tree = fan((0.9, 1.0), (0.1, 0.0), (0.8, 0.5), (-0.5, -1.0))
     for node, text in zip(tree.nodes[1:], ("Please tell me the city.", "None of the tools can do that.", "[f(", ' [g(a="[", ')):
         node.text = text
-    assert preference_pairs(tree, SearchConfig()) == [(3, 4), (1, 2)]
-    assert preference_pairs(tree, SearchConfig(across=True)) == [(1, 4)]
+    assert preference_pairs(tree, SearchConfig(near=0)) == [(3, 4), (1, 2)]
+    assert preference_pairs(tree, SearchConfig(near=0, across=True)) == [(1, 4)]
 
 
 def test_the_likeliest_of_the_worse_steps_is_rejected_where_it_is_near():
@@ -349,7 +349,7 @@ def test_the_likeliest_of_the_worse_steps_is_rejected_where_it_is_near():
     tree = fan((0.9, 1.0), (-0.5, -1.0), (0.1, 0.0), (0.85, 0.9))
     for node, prior in zip(tree.nodes[1:], (0.5, 0.1, 0.4, 0.9)):
         node.prior = prior
-    assert preference_pairs(tree, SearchConfig()) == [(1, 2)]
+    assert preference_pairs(tree, SearchConfig(near=0)) == [(1, 2)]
     assert preference_pairs(tree, SearchConfig(near=0.1)) == preference_pairs(tree, SearchConfig(near=0.8)) == [(1, 3)]
     assert preference_pairs(tree, SearchConfig(near=0.9)) == []
 
@@ -362,13 +362,15 @@ def test_near_is_a_share(near):
 
 def test_pairs_of_a_search_obey_the_settings(qwen2, tokenizer, few):
     trees, found = search(qwen2, tokenizer, few, CFG, progress=False), 0
-    for cfg in (CFG, replace(CFG, min_gap=0.5), replace(CFG, min_chosen=0.4)):
+    lowest = replace(CFG, near=0)
+    for cfg in (lowest, replace(lowest, min_gap=0.5), replace(lowest, min_chosen=0.4), CFG):
         for tree in trees:
             for chosen, rejected in preference_pairs(tree, cfg):
                 w, l = tree.nodes[chosen], tree.nodes[rejected]
                 siblings = [n.q for n in map(tree.nodes.__getitem__, tree.nodes[w.parent].children)
                             if n.text.startswith("[") == w.text.startswith("[")]
-                assert w.parent == l.parent and w.q == max(siblings) and l.q == min(siblings)
+                assert w.parent == l.parent and w.q == max(siblings) and (l.q == min(siblings) or cfg.near)
+                assert l.prior >= cfg.near * w.prior
                 assert w.q - l.q >= cfg.min_gap and w.q >= cfg.min_chosen and w.ids != l.ids
                 found += 1
     assert found
