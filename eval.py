@@ -821,7 +821,7 @@ def answer(model, tokenizer, samples, max_new=MAX_NEW, temperature=0.0, seed=0, 
 
 
 def evaluate(model, tokenizer, samples, max_new=MAX_NEW, progress=False):
-    """Greedy decoding of every sample -> one record each: id, correct, error, response, level, scenario, forms."""
+    """Greedy decoding of every sample -> one record each: id, correct, error, response, level, scenario, forms, talk."""
     texts = answer(model, tokenizer, samples, max_new, progress=progress)
     records = []
     for sample, (text,) in zip(samples, texts):
@@ -876,7 +876,7 @@ def sampled_accuracy(cases, found, check):
 
 
 def print_scores(records):
-    """Accuracy with 95% intervals: overall, by level, by scenario or category; then the error kinds."""
+    """Accuracy with 95% intervals: overall, by level, by scenario or category, with small talk and without; then the error kinds."""
     def line(name, part):
         right = sum(r["correct"] for r in part)
         low, high = interval(right, len(part))
@@ -885,6 +885,10 @@ def print_scores(records):
     for field in ("level", "scenario", "category"):
         for value in dict.fromkeys(sorted(r[field] for r in records if r.get(field))):
             line(f"  {field[:1]}: {value}" if field != "level" else f"  {value}", [r for r in records if r.get(field) == value])
+    for name, said in (("  with small talk", True), ("  without small talk", False)):
+        part = [r for r in records if "talk" in r and bool(r["talk"]) == said]
+        if 0 < len(part) < len(records):
+            line(name, part)
     wrong = Counter(r["error"] for r in records if r["error"])
     for kind, n in wrong.most_common():
         print(f"    {kind:32s} {n:5d}  {100 * n / sum(wrong.values()):5.1f}% of the wrong answers")
@@ -1017,7 +1021,7 @@ def main(argv=None):
         error = check(case, text) if fit else "unparseable"
         records.append({"id": sample.id, "correct": error is None, "error": error, "response": text,
                         **({"category": case["category"]} if cfg.bench == "bfcl" else
-                           {"level": sample.level, "scenario": sample.scenario})})
+                           {"level": sample.level, "scenario": sample.scenario, "talk": sample.talk})})
     print_scores(records)
     if cfg.samples:
         some = iter(answer(model, tokenizer, [s for s, fit in zip(samples, fits) if fit], cfg.max_new, cfg.temperature, cfg.seed,

@@ -443,7 +443,8 @@ def what_carries_over(run):
     cfg, search_cfg, _ = run.configs
     model, tokenizer = run.load(run.warm / "warmup")
     known = {(s.target, s.messages[-1]["content"]) for s in run.samples("train") + fresh(run, model, tokenizer)}
-    new = [s for s in synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed, cfg.talk) if (s.target, s.messages[-1]["content"]) not in known]
+    drawn = synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed, cfg.talk)
+    new = [s for s in drawn if (s.target, s.messages[-1]["content"]) not in known]
     home, correct = run.warm.parent, {}
 
     def last(name):

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 
 import pytest
 import torch
@@ -402,6 +403,10 @@ def test_summary_and_table(capsys):
     print_scores(RECORDS)
     out = capsys.readouterr().out
     assert "overall                 50.0%   [15.0,  85.0]   2/4" in out and "wrong value" in out and "s: chain" in out
+    assert "small talk" not in out
+    print_scores([{**r, "talk": talk} for r, talk in zip(RECORDS, (0, 2, 0, 0))])
+    out = capsys.readouterr().out
+    assert re.search(r"with small talk +0\.0% .*0/1", out) and re.search(r"without small talk +66\.7% .*2/3", out)
 
 
 def test_a_model_is_evaluated(model, tokenizer, samples):
