@@ -132,7 +132,7 @@ class Prompts:
         for group in like_lengths(list(map(len, rows)), max_tokens):
             batch = lay_out([[[(rows[i], -1, False)]] for i in group], 0).to(model.device)
             count_tokens("scored", sum(self.lengths[i] for i in group))
-            with autocast(model.device):
+            with autocast(model):
                 out = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask),
                                        position_ids=batch.positions, use_cache=True)
             for row, i in enumerate(group):
@@ -191,7 +191,7 @@ class Rows:
             layer.row, layer.place = row, self.before + node
         seen = torch.zeros(1, 1, len(ids), 1, device=device)
         seen.parts = self.parts(new)
-        with autocast(device):
+        with autocast(self.model):
             hidden = self.model.base_model(input_ids=ids[None], attention_mask=seen, position_ids=position[None], use_cache=True,
                                            **{CACHE: Cache(layers=self.layers)}).last_hidden_state
         self.hidden[row, node] = hidden[0]

@@ -42,7 +42,10 @@ VALUE_ERRORS = ("wrong value", "wrong type", "missing parameter", "unexpected pa
 class LoopConfig(SFTConfig):
     out: str = "out/run"             # the run's folder
     iters: int = 3                   # rounds of the second stage
-    buffer: float = 1.0              # share of the training set in the replay buffer (the paper: 0.5)
+    n: int = 1600                    # training samples to make when there is no --data
+    unseen: float | None = None      # share of them that the warm-up leaves to the rounds, which then pick from it alone (the paper:
+                                     # 0); default 0.5 in the simulated world, 0 with --data
+    buffer: float = 1.0              # share of what the rounds pick from that is in the replay buffer (the paper: 0.5)
     pick: float = 0.25               # share of the buffer picked in a round (the paper: 0.1, the released script: 0.3)
     reach: float | None = None       # samples whose calls are less probable are picked last; 0: never mind (the paper); default
                                      # 0.05 in the simulated world, 0 with --data: the longer a target, the less probable
@@ -51,6 +54,10 @@ class LoopConfig(SFTConfig):
     n_test: int = 600                # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out
     test_share: float = 0.2          # with --data: share of its samples that is held out for scoring
+
+    def __post_init__(self):
+        self.unseen = (0.0 if self.data else 0.5) if self.unseen is None else self.unseen
+        self.reach = (0.0 if self.data else 0.05) if self.reach is None else self.reach
 
 
 # ---------------------------------------------------------------------------------------------
@@ -165,6 +172,8 @@ def check_sizes(cfg, search_cfg, pref_cfg):
     for name, value in (("buffer", cfg.buffer), ("pick", cfg.pick), ("test_share", cfg.test_share)):
         if not 0 < value <= 1:
             raise ValueError(f"--{name} has to be above 0 and at most 1 (got {value})")
+    if not 0 <= cfg.unseen < 1:
+        raise ValueError(f"--unseen has to be at least 0 and below 1 (got {cfg.unseen})")
     if not 0 <= cfg.reach <= 1:
         raise ValueError(f"--reach is a probability (got {cfg.reach})")
     if search_cfg.temperature <= 0:
@@ -179,7 +188,7 @@ def check_sizes(cfg, search_cfg, pref_cfg):
 
 
 def make_data(cfg, model, tokenizer, folder, room=0):
-    """train.jsonl and test.jsonl: the simulated world's, or --data with a share of it held out.
+    """train.jsonl, unseen.jsonl (where there is any) and test.jsonl: the simulated world's, or --data with a share of it held out.
 
     The answers of one conversation stay together: a later one's prompt holds the earlier ones. room: tokens of the context to
     keep free for responses.
@@ -203,8 +212,10 @@ def make_data(cfg, model, tokenizer, folder, room=0):
         test, too_long = split_too_long(tokenizer, test, context_length(model, cfg.max_tokens, room))
         if too_long:
             print(f"{too_long} held-out samples left out: longer than the model's context")
-    synth.write_samples(train, folder / "train.jsonl")
-    synth.write_samples(test, folder / "test.jsonl")
+    seen = max(1, round((1 - cfg.unseen) * len(train)))
+    for name, samples in (("train", train[:seen]), ("unseen", train[seen:]), ("test", test)):
+        if samples:
+            synth.write_samples(samples, folder / f"{name}.jsonl")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -289,7 +300,6 @@ td:first-child,th:first-child{{text-align:left}} pre{{overflow-x:auto;font-size:
 def main(argv=None, hardness=None, search=search):
     """The method. hardness, search: other ways to pick samples and to grow trees, to compare it with."""
     cfg, search_cfg, pref_cfg = HfArgumentParser((LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(argv)
-    cfg.reach = (0.0 if cfg.data else 0.05) if cfg.reach is None else cfg.reach
     check_sizes(cfg, search_cfg, pref_cfg)
     out = Path(cfg.out)
     model, tokenizer = load_model(cfg.model, cfg.device)
@@ -302,15 +312,15 @@ def main(argv=None, hardness=None, search=search):
             make_data(cfg, model, tokenizer, folder, room=max(MAX_NEW, room_for(tokenizer, search_cfg)))
     (out / "config.tmp").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     os.replace(out / "config.tmp", out / "config.json")
-    train, _ = synth.read_samples(out / "data" / "train.jsonl")
-    test, _ = synth.read_samples(out / "data" / "test.jsonl")
-    print(f"{len(train)} training samples, {len(test)} held out")
+    train, unseen, test = (synth.read_samples(path)[0] if (path := out / "data" / f"{name}.jsonl").exists() else []
+                           for name in ("train", "unseen", "test"))
+    print(f"{len(train)} training samples" + f", {len(unseen)} more for the rounds alone" * bool(unseen) + f", {len(test)} held out")
 
     if not (out / "base").exists():
         with stage(out / "base") as folder:
             score(model, tokenizer, test, folder, "base", time.time(), Counter(TOKENS))
 
-    # Stage 1: warm-up SFT on the whole training set, easy to hard
+    # Stage 1: warm-up SFT, easy to hard
     if not (out / "warmup").exists():
         with stage(out / "warmup") as folder:
             started, before = time.time(), Counter(TOKENS)
@@ -321,7 +331,8 @@ def main(argv=None, hardness=None, search=search):
     load_lora(model, out / "warmup")
 
     # Stage 2: a replay buffer, then rounds
-    buffer = random.Random(cfg.seed).sample(train, max(1, round(cfg.buffer * len(train))))
+    pool = unseen or train
+    buffer = random.Random(cfg.seed).sample(pool, max(1, round(cfg.buffer * len(pool))))
     for i in range(1, cfg.iters + 1):
         if not (out / f"iter{i}").exists():
             with stage(out / f"iter{i}") as folder:

@@ -13,7 +13,7 @@ is done: --results out/again --out out/again measures anew.
 What makes the comparisons fair. All runs of a seed share its data and its warm-up (made by the first, `loop`), and the
 seed is that of data, search and training. `cost` is what the policy has computed; scoring the held-out set is no part of
 it. The loop runs first; the runs of experiment 4 go on until they have spent at least as much, and the loop's variants in
-experiment 5 at least 95% of it. Each method's settings are the best of four tries on the validation split with a seed of their own
+experiment 5 at least 95% of it. Each method's settings are the best of three tries on the validation split with a seed of their own
 (TRIES, with --tune), or the first of them where none was tried, and then results.md says so; test is scored once for each model.
 """
 
@@ -61,21 +61,15 @@ class Settings:
 
 # The same number for each method, each saying all that it tries, since a method starts from the warm-up's best and the loop's,
 # which are found first. The first stands where none has been tried; {}: loop.py's own.
-PREFERENCE = [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.3), (5e-4, 0.3), (1e-4, 0.3), (2e-4, 0.1))]
+PREFERENCE = [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.3), (4e-4, 0.3), (2e-4, 0.1))]
+SFT = [{"lr": lr} for lr in (1e-3, 5e-4, 2e-3)]
 TRIES = {
-    "warm-up": [{}, {"lr": 2e-4}, {"lr": 1e-3}, {"lr": 2e-3}],
-    "loop": PREFERENCE,
-    "same data": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
-    "picked targets": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
-    "fresh data": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
-    "RFT": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
-    "own right responses": [{"lr": 1e-3}, {"lr": 2e-4}, {"lr": 5e-4}, {"lr": 2e-3}],
-    "whole responses": PREFERENCE,
-    "steps, no tree, no C": PREFERENCE,
-    "SimPO": [{"pref_lr": lr, "beta": beta, "margin": margin}
-              for lr, beta, margin in ((2e-4, 2.5, 0.5), (5e-4, 2.5, 0.5), (1e-4, 2.5, 0.5), (2e-4, 10, 5))],
-    "IPO": [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.1), (5e-4, 0.1), (1e-4, 0.1), (2e-4, 0.3))],
-    "ORPO": [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.1), (5e-4, 0.1), (1e-4, 0.1), (2e-4, 0.5))],
+    "warm-up": [{}, {"lr": 2e-4}, {"lr": 1e-3}],
+    **dict.fromkeys(("loop", "whole responses", "steps, no tree, no C"), PREFERENCE),
+    **dict.fromkeys(("same data", "picked targets", "fresh data", "RFT", "own right responses"), SFT),
+    "SimPO": [{"pref_lr": lr, "beta": beta, "margin": margin} for lr, beta, margin in ((2e-4, 2.5, 0.5), (4e-4, 2.5, 0.5), (2e-4, 10, 5))],
+    "IPO": [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.1), (4e-4, 0.1), (2e-4, 0.3))],
+    "ORPO": [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.1), (4e-4, 0.1), (2e-4, 0.5))],
 }
 
 
@@ -121,7 +115,8 @@ class Run:
         return (load_lora(model, adapter) if adapter else model), tokenizer
 
     def samples(self, name):
-        return synth.read_samples(self.warm / "data" / f"{name}.jsonl")[0]
+        path = self.warm / "data" / f"{name}.jsonl"
+        return synth.read_samples(path)[0] if path.exists() else []
 
 
 def as_flags(settings):
@@ -339,7 +334,8 @@ def more(run, data):
 
 
 def same(run, model, tokenizer):
-    return run.samples("train")
+    """All that the loop has: what the warm-up was trained on, and what it has left to the rounds."""
+    return run.samples("train") + run.samples("unseen")
 
 
 def picked(run, model, tokenizer):
@@ -358,7 +354,7 @@ def fresh(run, model, tokenizer):
 def right_responses(run, model, tokenizer):
     """[(training sample, right responses that were sampled to it), ...], until half the budget is spent on sampling them."""
     cfg, search_cfg, _ = run.configs
-    train, found, before = run.samples("train"), [], Counter(TOKENS)
+    train, found, before = same(run, model, tokenizer), [], Counter(TOKENS)
     queries = random.Random(cfg.seed).sample(train, len(train))
     merge_lora(model)
     for start in range(0, len(queries), 32):
@@ -378,7 +374,7 @@ def rejection_sampled(run, model, tokenizer):
     new = [replace(sample, target=text.strip()) for sample, texts in right_responses(run, model, tokenizer) if sample.calls is not None
            for text in dict.fromkeys([sample.target, *texts]) if text != sample.target]
     print(f"RFT: {len(new)} new right responses")
-    return run.samples("train") + new
+    return same(run, model, tokenizer) + new
 
 
 def own(run, model, tokenizer):
@@ -387,7 +383,7 @@ def own(run, model, tokenizer):
              for sample, texts in right_responses(run, model, tokenizer)]
     mine = [replace(sample, target=text.strip()) for sample, texts in found for text in texts if text.strip()]
     print(f"own right responses: {len(mine)} to {sum(bool(texts) for _, texts in found)} of {len(found)} queries")
-    return mine or run.samples("train")      # a policy that is never right has nothing else to learn from
+    return mine or same(run, model, tokenizer)      # a policy that is never right has nothing else to learn from
 
 
 # ---------------------------------------------------------------------------------------------
@@ -442,7 +438,7 @@ def what_carries_over(run):
     and what the first round's pairs have taught, on themselves and on the pairs of as many new samples."""
     cfg, search_cfg, _ = run.configs
     model, tokenizer = run.load(run.warm / "warmup")
-    known = {(s.target, s.messages[-1]["content"]) for s in run.samples("train") + fresh(run, model, tokenizer)}
+    known = {(s.target, s.messages[-1]["content"]) for s in same(run, model, tokenizer) + fresh(run, model, tokenizer)}
     drawn = synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed, cfg.talk)
     new = [s for s in drawn if (s.target, s.messages[-1]["content"]) not in known]
     home, correct = run.warm.parent, {}
@@ -585,6 +581,8 @@ def all_arms(settings):
         Arm("no outcome reward", "5", variant, {"outcome": "none"}),
         Arm("no target step", "5", variant, {"target_step": False}),
         Arm("pairs of a call and a text, too", "5", variant, {"across": True}),
+        Arm("lowest Q rejected", "5", variant, {"near": 0.0}),
+        Arm("a round's own pairs alone", "5", variant, {"remember": 0}),
         Arm("an SFT term", "5", variant, {"sft_weight": 1.0}),
         Arm("an SFT term and replay", "5", variant, {"sft_weight": 1.0, "replay": 1.0}),
         Arm("one round", "5", one_round),

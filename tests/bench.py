@@ -185,8 +185,8 @@ def copy_rate(device, size=2 ** 28):
     return 2 * size / min(once(lambda: b.copy_(a), device) for _ in range(5))
 
 
-def compute_dtype(device):
-    return torch.float32 if isinstance(sft.autocast(device), sft.nullcontext) else torch.bfloat16
+def compute_dtype(model):
+    return torch.float32 if isinstance(sft.autocast(model), sft.nullcontext) else torch.bfloat16
 
 
 # ---------------------------------------------------------------------------------------------
@@ -307,14 +307,14 @@ def pair_rows(chosen):
     return rows
 
 
-def trainer_settings(device, batch, lr, warmup, epochs, folder):
+def trainer_settings(model, batch, lr, warmup, epochs, folder):
     """What trl's trainers share: our optimizer and schedule, no saving or logging, batches of like length, no
     recomputation of activations (trl's default saves memory so, and loses time)."""
     return dict(output_dir=folder, per_device_train_batch_size=batch, num_train_epochs=epochs, learning_rate=lr,
                 lr_scheduler_type="cosine", warmup_steps=warmup, weight_decay=0.0, max_grad_norm=1.0, report_to="none",
                 save_strategy="no", logging_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
-                bf16=compute_dtype(device) == torch.bfloat16, use_cpu=device.type == "cpu", max_length=None,
-                dataloader_pin_memory=device.type == "cuda", train_sampling_strategy="group_by_length")
+                bf16=compute_dtype(model) == torch.bfloat16, use_cpu=model.device.type == "cpu", max_length=None,
+                dataloader_pin_memory=model.device.type == "cuda", train_sampling_strategy="group_by_length")
 
 
 def peft_config(cfg):
@@ -350,7 +350,7 @@ def preference_baseline(cfg, batch, path="", most=0, limit=0, shape=""):
             run += 1     # in the data, or the second run would find the first one's reference log-probabilities cached
             trainer = Trainer(
                 model, args=trl.DPOConfig(
-                    **trainer_settings(device, batch, settings.pref_lr, settings.pref_warmup, epochs, folder),
+                    **trainer_settings(model, batch, settings.pref_lr, settings.pref_warmup, epochs, folder),
                     beta=settings.beta, precompute_ref_log_probs=True, remove_unused_columns=False),
                 train_dataset=datasets.Dataset.from_list([{**row, "run": run} for row in rows]),
                 processing_class=tokenizer, peft_config=peft_config(cfg))
@@ -402,7 +402,7 @@ def sft_baseline(cfg, batch, packing, limit=0, shape=""):
                 prompt, target = synth.prompt_ids(tokenizer, sample), synth.target_ids(tokenizer, sample)
                 rows.append({"input_ids": prompt + target, "completion_mask": [0] * len(prompt) + [1] * len(target)})
                 learned, tokens = learned + len(target), tokens + len(prompt + target)
-            shared = trainer_settings(device, batch, settings.lr, settings.lr_warmup, settings.epochs, folder)
+            shared = trainer_settings(model, batch, settings.lr, settings.lr_warmup, settings.epochs, folder)
             if packing:     # no sample is cut
                 shared["max_length"] = max(PACKED, *(len(row["input_ids"]) for row in rows))
             trainer = trl.SFTTrainer(
@@ -439,7 +439,7 @@ def generate_batch(model, tokenizer, prompts, max_new, stop_id):
     width, pad = max(map(len, prompts)), tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    with sft.autocast(model.device):
+    with sft.autocast(model):
         out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new, do_sample=False,
                              eos_token_id=stop_id, pad_token_id=pad)[:, width:].tolist()
     return [row[:row.index(stop_id) + 1] if stop_id in row else row for row in out]
@@ -530,7 +530,7 @@ def limit_machine(cfg):
     while True:
         yield
         yield {"units": 1, "float32": matmul_rate(device, torch.float32), "bfloat16": matmul_rate(device, torch.bfloat16),
-               "copy": copy_rate(device), "dtype": str(compute_dtype(device)).removeprefix("torch.")}
+               "copy": copy_rate(device), "dtype": str(compute_dtype(load(cfg)[0])).removeprefix("torch.")}
 
 
 SIDES = {f.__name__: f for f in (search_ours, search_baseline, search_pairs, preference_ours, preference_baseline, sft_ours,

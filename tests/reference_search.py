@@ -38,7 +38,7 @@ def generate(model, ids, max_new, temperature, stop_id, pad_id, criteria=()):
     """One continuation of `ids` -> (new ids, their log-probabilities in nats under the policy at temperature 1)."""
     how = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if temperature else dict(do_sample=False)
     row = torch.tensor([ids], device=model.device)
-    with autocast(model.device):
+    with autocast(model):
         out = model.generate(input_ids=row, attention_mask=torch.ones_like(row), max_new_tokens=max_new, eos_token_id=stop_id,
                              pad_token_id=pad_id, stopping_criteria=list(criteria), output_logits=True,
                              return_dict_in_generate=True, **how)
@@ -54,7 +54,7 @@ def generate(model, ids, max_new, temperature, stop_id, pad_id, criteria=()):
 def last_logits(model, ids, n):
     """(n, vocabulary): logits at the last n places of `ids`, from one forward pass."""
     count_tokens("scored", len(ids))
-    with autocast(model.device):
+    with autocast(model):
         return model(input_ids=torch.tensor([ids], device=model.device), logits_to_keep=n, use_cache=False).logits[0].float()
 
 

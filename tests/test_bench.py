@@ -16,12 +16,6 @@ from eval import Prompts, decode, stop_token
 from mcts import SearchConfig
 
 
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    """Numbers are compared in float32, also on a CPU that would take bfloat16."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-
-
 @pytest.mark.parametrize("changes", [{}, {"depth": 2, "self_eval": 0.0, "max_tokens_in_flight": 1},
                                      {"target_step": False, "outcome": "exact"}])
 def test_the_search_one_node_at_a_time_finds_the_same_trees(model, tokenizer, samples, changes):

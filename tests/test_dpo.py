@@ -16,12 +16,6 @@ from mcts import Node, SearchConfig, Tree, preference_pairs, write_trees
 from sft import add_lora, learned_logps, lora_parameters, lora_tensors, segment_sum, tree_tokens
 
 
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    """Numbers are compared in float32, also on a CPU that would take bfloat16."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-
-
 def searched(seed, vocabulary, depth=3):
     """A tree as search leaves it: at each level two or three children, the first of them goes on; random ids and Q."""
     rng = random.Random(seed)

@@ -20,12 +20,6 @@ from synth import Call, Sample, format_calls
 NO_STOP = -1
 
 
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    """Numbers are compared in float32, also on a CPU that would take bfloat16."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-
-
 @pytest.fixture
 def prompts(model):
     """Token ids of prompts of very different lengths."""
@@ -282,6 +276,7 @@ def test_tokens_are_counted(qwen2, prompts):
 
 def test_reduced_precision_decodes_too(qwen2, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(sft, "WIDE", 0)
     found = decode(Prompts(qwen2, [[7, 8, 9], [10]]), [0, 1, 1], [[], [6], []], 5, NO_STOP)
     assert [len(ids) for (ids, _), in found] == [5, 4, 5] and all(map(math.isfinite, sum((logps for (_, logps), in found), [])))
 

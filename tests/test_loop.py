@@ -107,6 +107,17 @@ def test_picked_are_the_most_complex_that_the_policy_can_reach(monkeypatch, toke
     assert all(samples.index(s) in near for s in picked) and 2 <= len(picked) <= 4
 
 
+def test_rounds_pick_from_what_the_warm_up_has_not_seen(finished, tmp_path):
+    checkpoint, out = finished
+    lines = lambda path: set(path.read_text().splitlines()) if path.exists() else set()
+    train, unseen = (lines(out / "data" / f"{name}.jsonl") for name in ("train", "unseen"))
+    assert len(train) == len(unseen) == 8 and not train & unseen
+    assert all(lines(out / f"iter{i}" / "picked.jsonl") <= unseen for i in (1, 2))
+    loop.main(arguments(checkpoint, tmp_path / "run", "--unseen", "0", "--iters", "1"))
+    assert lines(tmp_path / "run" / "data" / "train.jsonl") == train | unseen and not (tmp_path / "run" / "data" / "unseen.jsonl").exists()
+    assert lines(tmp_path / "run" / "iter1" / "picked.jsonl") <= train | unseen
+
+
 def test_a_search_without_pairs_is_scored_and_the_loop_goes_on(finished, tmp_path, capsys):
     checkpoint, _ = finished
     loop.main(arguments(checkpoint, tmp_path / "run", "--min_gap", "100"))
@@ -147,7 +158,7 @@ def test_other_weights_under_the_same_name_are_refused(finished, tmp_path):
 
 @pytest.mark.parametrize("flag, value", [("--iters", "0"), ("--n", "-3"), ("--k", "0"), ("--pick", "0"), ("--temperature", "0"),
                                          ("--rank", "0"), ("--reach", "2"), ("--eval_split", "train"), ("--loss", "simp"),
-                                         ("--outcome", "x"), ("--curriculum", "x"), ("--remember", "-1")])
+                                         ("--outcome", "x"), ("--curriculum", "x"), ("--remember", "-1"), ("--unseen", "1")])
 def test_sizes_that_no_run_can_have(checkpoint, tmp_path, flag, value):
     with pytest.raises(ValueError, match=flag):
         loop.main(arguments(checkpoint, tmp_path / "run", flag, value))

@@ -19,12 +19,6 @@ from synth import Call, Sample, format_calls
 CFG = SearchConfig(simulations=5, k=3, max_new=14)
 
 
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    """Numbers are compared in float32, also on a CPU that would take bfloat16."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-
-
 # ---- Steps --------------------------------------------------------------------------------------------------------
 
 def text_steps(text):

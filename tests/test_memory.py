@@ -13,11 +13,6 @@ from mcts import SearchConfig, preference_pairs, search
 SEARCH = SearchConfig(simulations=3, k=2, max_new=12)
 
 
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-
-
 def learn(model, stage):
     """LoRA after a stage of training: what it wrote into A and B, as one vector."""
     torch.manual_seed(0)

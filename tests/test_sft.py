@@ -20,12 +20,6 @@ from sft import (ModelError, SFTConfig, TrainingError, add_lora, curriculum_upda
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch):
-    """Numbers are compared in float32, also on a CPU that would take bfloat16."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-
-
 def random_tree(rng, vocabulary):
     """A prompt, a shared path, and branches at three depths."""
     ids = lambda low, high: [rng.randrange(6, vocabulary) for _ in range(rng.randint(low, high))]
@@ -88,10 +82,12 @@ def test_gradients_of_a_packed_batch_are_those_of_its_paths(qwen2, monkeypatch, 
 
 @torch.no_grad()
 def test_reduced_precision_is_near(qwen2, monkeypatch):
-    """Where the CPU has matrix units for bfloat16 the same code runs in it."""
+    """Where the CPU has matrix units for bfloat16 the same code runs in it, if the model is wide."""
     tree = random_tree(random.Random(3), qwen2.config.vocab_size)
     exact = learned_logps(qwen2, lay_out([[tree]], 0))
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert torch.equal(learned_logps(qwen2, lay_out([[tree]], 0)), exact)
+    monkeypatch.setattr(sft, "WIDE", 0)
     rough = learned_logps(qwen2, lay_out([[tree]], 0))
     assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
     assert (rough - exact).abs().mean() < 0.1
