@@ -375,7 +375,7 @@ def free(device):
 
 def sft_ours(cfg, shape=""):
     model, tokenizer = with_lora(cfg, shape)
-    samples, settings = synth.make_samples(cfg.n, "train", 0), sft.SFTConfig()
+    samples, settings = synth.make_samples(cfg.n, "train", 0), sft.SFTConfig(epochs=1)
     learned = sum(len(synth.target_ids(tokenizer, s)) for s in samples)
     if not shape:
         sft.warm_up(model, tokenizer, samples[:4], settings, progress=False)
@@ -391,7 +391,7 @@ def sft_baseline(cfg, batch, packing, limit=0, shape=""):
     import datasets
     import trl
 
-    device, settings = sft.pick_device(cfg.device), sft.SFTConfig()
+    device, settings = sft.pick_device(cfg.device), sft.SFTConfig(epochs=1)
     samples = synth.make_samples(cfg.n, "train", 0)
     samples = samples[:max(limit, batch)] if limit else samples
     with tempfile.TemporaryDirectory() as folder:
@@ -464,7 +464,7 @@ def decode_baseline(cfg, max_new=200):
 def limit_sft(cfg):
     """`mfu`: an SFT pass, with the operations it needs, attention included."""
     model, tokenizer = with_lora(cfg)
-    samples, settings = synth.make_samples(cfg.n, "train", 0), sft.SFTConfig()
+    samples, settings = synth.make_samples(cfg.n, "train", 0), sft.SFTConfig(epochs=1)
     trees = [sft.sample_tree(tokenizer, s) for s in samples]
     learned, size = sum(len(tree[1][0]) for tree in trees), sizes(model)
     sft.warm_up(model, tokenizer, samples[:4], settings, progress=False)
@@ -721,7 +721,7 @@ def part_sft(bench):
 
 def part_vocabulary(bench):
     """SFT with a vocabulary of 150,000, for its memory: as many tokens a forward pass on both sides."""
-    settings = sft.SFTConfig()
+    settings = sft.SFTConfig(epochs=1)
     same = {"batch": max(1, min(settings.batch_tokens, settings.micro_tokens) // PACKED), "packing": True}
     bench_cfg = replace(bench.cfg, n=min(bench.cfg.n, 64), repeats=1, warmup=0)
     row, _ = take_turns(bench_cfg, bench.log, "sft, vocabulary 150,000", "response tokens",

@@ -174,7 +174,7 @@ def test_accumulated_micro_batches_are_one_batch(qwen2, tokenizer, samples):
     for micro in (256, 8192):
         torch.manual_seed(0)
         add_lora(qwen2, rank=4, alpha=8)
-        losses = warm_up(qwen2, tokenizer, samples[:6], SFTConfig(batch_tokens=4096, micro_tokens=micro), progress=False)
+        losses = warm_up(qwen2, tokenizer, samples[:6], SFTConfig(epochs=1, batch_tokens=4096, micro_tokens=micro), progress=False)
         results.append((losses, [p.detach().clone() for p in lora_parameters(qwen2)]))
         sft.reset_lora(qwen2)
         sft.fold_lora(qwen2)
@@ -289,7 +289,7 @@ def test_a_saved_tokenizer_cuts_words_as_before(checkpoint, tokenizer, samples):
 def test_the_command_trains_and_saves(checkpoint, tmp_path, capsys, samples):
     synth.write_samples(samples[:6], tmp_path / "train.jsonl")
     sft.main(["--model", str(checkpoint), "--data", str(tmp_path / "train.jsonl"), "--out", str(tmp_path / "out"),
-              "--device", "cpu", "--rank", "2"])
+              "--device", "cpu", "--rank", "2", "--epochs", "1"])
     assert "6 samples, 2 updates, perplexity of targets" in capsys.readouterr().out
     assert {"config.json", "model.safetensors", "adapter.json", "adapter.safetensors", "tokenizer.json"} <= {
         path.name for path in (tmp_path / "out").iterdir()}
