@@ -59,6 +59,11 @@ class LoopConfig(SFTConfig):
         self.unseen = (0.0 if self.data else 0.5) if self.unseen is None else self.unseen
         self.reach = (0.0 if self.data else 0.05) if self.reach is None else self.reach
 
+    @property
+    def unseen_talk(self):
+        """Small talk around what the rounds pick from: the warm-up's samples are tidy, these are requests as they come."""
+        return synth.OFTEN if self.talk and self.unseen else self.talk
+
 
 # ---------------------------------------------------------------------------------------------
 # The second stage's parts
@@ -213,7 +218,12 @@ def make_data(cfg, model, tokenizer, folder, room=0):
         if too_long:
             print(f"{too_long} held-out samples left out: longer than the model's context")
     seen = max(1, round((1 - cfg.unseen) * len(train)))
-    for name, samples in (("train", train[:seen]), ("unseen", train[seen:]), ("test", test)):
+    train, unseen = train[:seen], train[seen:]
+    if not cfg.data:
+        numbers = {sample.id for sample in unseen}
+        unseen = [sample for sample in synth.make_samples(cfg.n, "train", cfg.seed, cfg.unseen_talk) if sample.id in numbers]
+        unseen, _ = split_too_long(tokenizer, unseen, context_length(model, cfg.max_tokens, room))
+    for name, samples in (("train", train), ("unseen", unseen), ("test", test)):
         if samples:
             synth.write_samples(samples, folder / f"{name}.jsonl")
 

@@ -1474,6 +1474,7 @@ SIZES = {  # tools in a toolset, as BFCL has them: one where no tool is to be ch
     "single": [1], "parallel": [1, 1, 1, 2, 3, 4], "select": [2, 2, 3, 3, 4, 5, 6], "mixed": [2, 2, 3, 3, 4, 5],
     "chain": [2, 2, 3, 3, 4, 5], "followup": [1, 1, 2, 3, 4], "missing": [1, 1, 2, 3, 4], "irrelevant": [1, 1, 2, 3, 4]}
 
+OFTEN = (0.25, 0, 0.25, 0.25, 0.25)     # shares of requests with no sentence of small talk, one, two, ...: as users write
 PHRASINGS = {
     "train": Phrasing(
         ["{intent} {cues}.", "I want to {intent} {cues}.", "Please {intent} {cues}.", "Can you {intent} {cues}?",
@@ -1509,7 +1510,7 @@ PHRASINGS = {
         ["Good afternoon, my friend.", "I hope that I am not disturbing.", "The bus is late again.", "I could use some help.",
          "My computer has been slow all morning.", "We have guests tonight.", "It is raining outside.", "Nice to meet you."],
         ["Thanks in advance.", "I will always be grateful.", "Bye for now.", "My wife will be happy.", "Sorry for the trouble.",
-         "I rely on it.", "That will save me an hour.", "Enjoy the evening."], talk=(0.25, 0, 0.25, 0.25, 0.25)),
+         "I rely on it.", "That will save me an hour.", "Enjoy the evening."], talk=OFTEN),
     "test": Phrasing(
         ["I'd be grateful if you could {intent} {cues}.", "My boss told me to {intent} {cues}.",
          "Any chance you {intent} {cues}?", "Quick favor: {intent} {cues}.", "Before I forget, {intent} {cues}.",
@@ -1525,7 +1526,7 @@ PHRASINGS = {
         ["A thousand thanks.", "What a relief for us all.", "All the best to you.", "I trust you with this.",
          "My neighbor will not believe it.", "Do not worry if it takes a while.", "There is a lot to do here.",
          "We look forward to your answer.", "Then I can finally relax.", "We speak again soon.", "I am sorry if that is too much.",
-         "You never let me down."], talk=(0.25, 0, 0.25, 0.25, 0.25))}
+         "You never let me down."], talk=OFTEN)}
 
 DAYS = [(year, month, d) for year in (2025, 2026, 2027) for month in range(1, 13) for d in range(1, 23)]
 
@@ -1681,9 +1682,9 @@ def last_query(sample, change):
     return replace(sample, messages=messages)
 
 
-def small_talk(rng, sample, phrasing):
-    """The sample with sentences around its last request that ask for nothing, as many as the phrasing's shares say."""
-    talk = rng.choices(range(len(phrasing.talk)), phrasing.talk)[0]
+def small_talk(rng, sample, phrasing, shares):
+    """The sample with sentences around its last request that ask for nothing; shares: of samples with none, one, two, ..."""
+    talk = rng.choices(range(len(shares)), shares)[0]
     ahead = rng.randint(max(0, talk - 2), min(talk, 2))      # no more than two on a side
     before, behind = rng.sample(phrasing.ahead, ahead), rng.sample(phrasing.behind, talk - ahead)
     return replace(last_query(sample, lambda text: " ".join([*before, text, *behind])), talk=talk)
@@ -1692,9 +1693,10 @@ def small_talk(rng, sample, phrasing):
 def make_samples(n, split, seed=0, talk=True):
     """n different samples of a split. Near-duplicates (alike but for digits, case and small talk) are dropped.
 
-    talk: with small talk around the last request, in as many samples as the split's phrasing has it in; without it they are the
-    same samples otherwise.
+    talk: with small talk around the last request, in as many samples as the split's phrasing has it in, or as these shares say (as
+    of `small_talk`); without it, or with other shares, they are the same samples otherwise.
     """
+    shares = PHRASINGS[split].talk if talk is True else talk
     rng, samples, seen = random.Random(f"{split} {seed}"), [], set()
     while len(samples) < n:
         try:
@@ -1706,7 +1708,7 @@ def make_samples(n, split, seed=0, talk=True):
         key = re.sub(r"\d", "0", " ".join(m["content"] for m in sample.messages).lower())
         if key not in seen:
             seen.add(key)
-            samples.append(small_talk(random.Random(f"{split} {seed} {sample.id}"), sample, PHRASINGS[split]) if talk else sample)
+            samples.append(small_talk(random.Random(f"{split} {seed} {sample.id}"), sample, PHRASINGS[split], shares) if talk else sample)
     return samples
 
 # ---------------------------------------------------------------------------------------------

@@ -344,10 +344,11 @@ def picked(run, model, tokenizer):
 
 
 def fresh(run, model, tokenizer):
-    """New samples of the training world, each seen once; labels without end, as only a simulated world has them."""
+    """New samples of the rounds' kind, each seen once; labels without end, as only a simulated world has them."""
     train, limit = run.samples("train"), context_length(model, run.configs[0].max_tokens)
     size = np.mean([tree_tokens(sample_tree(tokenizer, sample)) for sample in train])
-    samples = synth.make_samples(16 + int(1.2 * run.budget / 3 / size), "train", 10_000 + run.configs[0].seed, run.configs[0].talk)
+    samples = synth.make_samples(16 + int(1.2 * run.budget / 3 / size), "train", 10_000 + run.configs[0].seed,
+                                 run.configs[0].unseen_talk)
     return [sample for sample in samples if tree_tokens(sample_tree(tokenizer, sample)) <= limit]
 
 
@@ -439,7 +440,7 @@ def what_carries_over(run):
     cfg, search_cfg, _ = run.configs
     model, tokenizer = run.load(run.warm / "warmup")
     known = {(s.target, s.messages[-1]["content"]) for s in same(run, model, tokenizer) + fresh(run, model, tokenizer)}
-    drawn = synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed, cfg.talk)
+    drawn = synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed, cfg.unseen_talk)
     new = [s for s in drawn if (s.target, s.messages[-1]["content"]) not in known]
     home, correct = run.warm.parent, {}
 

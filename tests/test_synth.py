@@ -175,6 +175,13 @@ def test_small_talk_is_seldom_in_training_and_changes_nothing_but_the_last_reque
     assert 50 < few < 200 and many > 600
 
 
+def test_small_talk_as_often_as_one_says(drawn):
+    often = make_samples(300, "train", talk=synth.OFTEN)
+    assert 0.65 < sum(s.talk > 0 for s in often) / 300 < 0.85
+    assert [replace(s, messages=[], talk=0) for s in often] == [replace(s, messages=[]) for s in drawn["train"][:300]]
+    assert all(before.messages[-1]["content"] in after.messages[-1]["content"] for before, after in zip(drawn["train"], often))
+
+
 def test_the_politeness_of_experiment_9_is_no_small_talk_of_training():
     said = PERTURBATIONS["politeness"](make_samples(1, "test")[0], None).messages[-1]["content"]
     assert not [one for one in PHRASINGS["train"].ahead + PHRASINGS["train"].behind if one in said]
