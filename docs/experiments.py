@@ -7,8 +7,8 @@
     python -m docs.experiments --draw                 # the tables and figures again, from the lines alone
 
 Run it in the repository's root. Flags that are not the runner's own are loop.py's, for all runs: --model, --n,
---device, ... Each run appends one line to results.jsonl; a command that was stopped goes on where it was. What docs/results.md shows
-is done: --results out/again --out out/again measures anew.
+--device, ... Each run appends one line to results.jsonl; a command that was stopped goes on where it was. What a results.md shows is
+done: --results out/again --out out/again measures anew. docs/earlier has the results of settings before today's.
 
 What makes the comparisons fair. All runs of a seed share its data and its warm-up (made by the first, `loop`), and the
 seed is that of data, search and training. `cost` is what the policy has computed; scoring the held-out set is no part of
