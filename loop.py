@@ -219,13 +219,19 @@ def make_data(cfg, model, tokenizer, folder, room=0):
             print(f"{too_long} held-out samples left out: longer than the model's context")
     seen = max(1, round((1 - cfg.unseen) * len(train)))
     train, unseen = train[:seen], train[seen:]
-    if not cfg.data:
+    if unseen and not cfg.data:     # the same requests, with as much small talk as users make
         numbers = {sample.id for sample in unseen}
         unseen = [sample for sample in synth.make_samples(cfg.n, "train", cfg.seed, cfg.unseen_talk) if sample.id in numbers]
         unseen, _ = split_too_long(tokenizer, unseen, context_length(model, cfg.max_tokens, room))
     for name, samples in (("train", train), ("unseen", unseen), ("test", test)):
         if samples:
             synth.write_samples(samples, folder / f"{name}.jsonl")
+
+
+def read_data(out, name):
+    """Samples of a run's train, unseen or test; none where make_data had none to write."""
+    path = out / "data" / f"{name}.jsonl"
+    return synth.read_samples(path)[0] if path.exists() else []
 
 
 # ---------------------------------------------------------------------------------------------
@@ -322,8 +328,7 @@ def main(argv=None, hardness=None, search=search):
             make_data(cfg, model, tokenizer, folder, room=max(MAX_NEW, room_for(tokenizer, search_cfg)))
     (out / "config.tmp").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     os.replace(out / "config.tmp", out / "config.json")
-    train, unseen, test = (synth.read_samples(path)[0] if (path := out / "data" / f"{name}.jsonl").exists() else []
-                           for name in ("train", "unseen", "test"))
+    train, unseen, test = (read_data(out, name) for name in ("train", "unseen", "test"))
     print(f"{len(train)} training samples" + f", {len(unseen)} more for the rounds alone" * bool(unseen) + f", {len(test)} held out")
 
     if not (out / "base").exists():

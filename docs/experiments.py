@@ -115,8 +115,7 @@ class Run:
         return (load_lora(model, adapter) if adapter else model), tokenizer
 
     def samples(self, name):
-        path = self.warm / "data" / f"{name}.jsonl"
-        return synth.read_samples(path)[0] if path.exists() else []
+        return loop.read_data(self.warm, name)
 
 
 def as_flags(settings):
