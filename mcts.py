@@ -333,7 +333,7 @@ def preference_pairs(tree, cfg):
     """(chosen, rejected) node indices: at each node the children with the highest and the lowest Q (docs/method.md, 2c).
 
     A response that calls is compared with others that call, one in words with others in words, unless `across` is set:
-    preferring calls to words in one sample teaches not to ask back, and not to refuse, in others (docs/base.md).
+    preferring calls to words in one sample teaches not to ask back, and not to refuse, in others (docs/rounds.md).
     Rejected is the step with the lowest Q, or, with `near`, the one that the policy is likeliest to take in its place.
     Dropped: a gap in Q under min_gap, a preferred Q under min_chosen, and pairs whose chosen fragment did not lead to
     better outcomes (where outcomes count). The released script also drops fragments that overlap by more than 95%;

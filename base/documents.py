@@ -677,7 +677,7 @@ def base_document(rng, hardest=1.0, careless=False):
 
     hardest: 0 for literal values that stand by the names of one or two small tools' parameters, with which training
     begins; up to 1 for the whole range, of which plain documents are the most. careless: written as text often is, with values
-    half done, which the grades know (docs/base.md, "A habit to repair"). Returns a tree, a list of (text, index of
+    half done, which the grades know (docs/rounds.md, "A habit to repair"). Returns a tree, a list of (text, index of
     the parent or -1, is it learned?): each conversation is a branch under the toolset, each graded answer a branch under
     its conversation.
     """

@@ -342,7 +342,7 @@ class BaseConfig:
     base_start: str = ""             # checkpoint of the same shape to begin with; none: nothing learned yet
     base_rate: float = 1.0           # share of the learning rates: a quarter is enough to go on from a checkpoint
     base_seed: int = 0               # of the weights and the documents
-    base_careless: bool = False      # documents whose writers leave values half done: a base with a habit to repair (docs/base.md)
+    base_careless: bool = False      # documents whose writers leave values half done: a base with a habit to repair (docs/rounds.md)
     device: str = "auto"             # auto, cpu, cuda, mps
 
 
