@@ -1,6 +1,6 @@
 """Learn from preferences: losses as pure functions, and an update in which a tree is one sequence.
 
-    python dpo.py --model warmup --trees trees.jsonl --out iter1 --loss simpo
+    python dpo.py --model warmup --trees trees.jsonl --out iter1 --loss simpo --beta 2.5
 
 All pairs of a tree share its prompt and most of their path. The tree is laid out in one row, each token at the position
 that it has on its own path and attending to its ancestors only (sft.lay_out), so that one forward pass gives the
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import synth
-from mcts import SearchConfig, preference_pairs, read_trees
+from mcts import SearchConfig, check_search, preference_pairs, read_trees
 from sft import (add_lora, check_at_least_one, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters, make_folder, run,
                  save_lora, save_model, segment_sum, step_or_stop, tree_tokens, within_memory)
 
@@ -57,10 +57,11 @@ def dpo_loss(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps,
 def visit_smoothing(chosen_visits, rejected_visits):
     """1 / (N_w / N_l + 1) = N_l / (N_w + N_l), (pairs,): a child that search hardly preferred is hardly a label.
 
-    Label smoothing of Xie et al., arXiv 2405.00451. Equal counts give 0.5; so do two zeros, as nothing is known then.
+    Label smoothing of Xie et al., arXiv 2405.00451. Equal counts give 0.5; so do two zeros, as nothing is known then. Never
+    above: search enters no finished branch again, so a right response may have fewer visits than the wrong ones beside it.
     """
     visits = chosen_visits + rejected_visits
-    return torch.where(visits > 0, rejected_visits / visits.clamp(min=1), 0.5)
+    return torch.where(visits > 0, rejected_visits / visits.clamp(min=1), 0.5).clamp(max=0.5)
 
 
 def ipo_loss(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps,
@@ -288,9 +289,21 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
         count_tokens("trained", sum(tree_tokens(tree.segments) for tree in update))
         step_or_stop(optimizer, record["loss"], step)
         log.append(record)
-        bar.set_postfix({key: f"{np.mean([r[key] for r in log[-10:]]):.3f}" for key in ("loss", "accuracy", "margin")})
+        bar.set_postfix({key: f"{np.mean([r[key] for r in with_pairs(log)[-10:]]):.3f}" for key in ("loss", "accuracy", "margin")})
     model.eval()
     return log
+
+
+def with_pairs(log):
+    """Records of the updates that had pairs; all of them where none had."""
+    return [record for record in log if record["pairs"]] or log
+
+
+def trend(log, n=5):
+    """What `optimize` returned as text: means of its first and of its last n updates."""
+    log = with_pairs(log)
+    return ", ".join(f"{key} {np.mean([r[key] for r in log[:n]]):.3f} -> {np.mean([r[key] for r in log[-n:]]):.3f}"
+                     for key in ("loss", "accuracy", "margin"))
 
 
 @dataclass
@@ -311,6 +324,7 @@ def main(argv=None):
     if not files.trees:
         raise ValueError("give --trees, a file that mcts.py wrote")
     check_preference(cfg)
+    check_search(search_cfg)
     check_at_least_one(files, "rank")
     make_folder(files.out)
     model, tokenizer = load_model(files.model, files.device)
@@ -328,9 +342,7 @@ def main(argv=None):
     log = optimize(model, tokenizer, trees, cfg, files.seed)
     save_lora(model, files.out)
     save_model(model, tokenizer, files.out)
-    first, last = log[0], log[-1]
-    print(f"{files.out}: {sum(len(t.chosen) for t in trees)} pairs in {len(trees)} trees, {len(log)} updates, "
-          + ", ".join(f"{key} {first[key]:.3f} -> {last[key]:.3f}" for key in ("loss", "accuracy", "margin")))
+    print(f"{files.out}: {sum(len(t.chosen) for t in trees)} pairs in {len(trees)} trees, {len(log)} updates, {trend(log)}")
 
 
 if __name__ == "__main__":

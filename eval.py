@@ -123,7 +123,7 @@ class Prompts:
         drafts: token ids that may well follow each prompt. They change no token of what is decoded; they go through the model with the
         prompt, and a continuation is spared a pass for each of them that it samples anyway (speculative decoding, Leviathan et al.,
         arXiv 2211.17192). What has been decoded once is a draft, too.
-        states: of each prompt but its last token, and of its draft, (keys, values) a layer; hidden: the last layer's of the prompt's
+        states: of each prompt and its draft, (keys, values) a layer; hidden: the last layer's of the prompt's
         last token and the draft.
         """
         self.model, self.last, self.lengths = model, [p[-1] for p in prompts], [len(p) - 1 for p in prompts]
@@ -189,7 +189,7 @@ class Rows:
              for r, (w, i) in enumerate(zip(trees, self.index)) for n in range(w.done, len(w.ids))], device=device).T
         for layer in self.layers:
             layer.row, layer.place = row, self.before + node
-        seen = torch.zeros(1, 1, len(ids), 1, device=device)
+        seen = torch.zeros(1, 1, len(ids), 1, device=device)     # never read: it carries `parts` to sft.grouped_attention
         seen.parts = self.parts(new)
         with autocast(self.model):
             hidden = self.model.base_model(input_ids=ids[None], attention_mask=seen, position_ids=position[None], use_cache=True,
@@ -287,7 +287,7 @@ def together(prompts, tasks, temperature=0.0):
     what each task returns.
     """
     rows = Rows(prompts, list(dict.fromkeys(i for i, _ in tasks)))
-    results, answers = [None] * len(tasks), dict.fromkeys(range(len(tasks)))
+    results, answers = [None] * len(tasks), dict.fromkeys(range(len(tasks)))     # None starts a generator
     while answers:
         asked = {}
         for n, answer in answers.items():
@@ -569,6 +569,11 @@ def _as_option(value, schema):
     return value
 
 
+def same_calls(calls, target):
+    """Are they written alike? True is not 1, 1 is not 1.0."""
+    return repr(calls) == repr(target)
+
+
 def score_fraction(calls, target, tools):
     """How much of a response is right, in [0, 1]: the graded outcome that a search can climb; 1 only when all is.
 
@@ -576,7 +581,7 @@ def score_fraction(calls, target, tools):
     are plus all that the response has too much (calls, names, parameters). calls: list of Call, or None (0 points).
     """
     answers = answers_from(target, tools)
-    if check_calls(calls, answers, tools) is None:
+    if same_calls(calls, target) or check_calls(calls, answers, tools) is None:
         return 1.0
     if not calls or not target:
         return 0.0
@@ -765,7 +770,8 @@ def _is_huge(op, left, right, limit=10 ** 6):
 def judge(sample, response):
     """A response (text) to one of our samples -> None when right, else one of ERROR_KINDS.
 
-    Where the target is text, any text that calls nothing is right, as in BFCL's irrelevance: what it says is not judged.
+    Where the target is text, any text that calls nothing is right, as in BFCL's irrelevance: what it says is not judged. But a
+    response that begins with [ has to be a list of calls. The target's own calls are right whatever BFCL's rules make of their types.
     """
     response, target = response.strip(), sample.calls
     try:
@@ -776,7 +782,7 @@ def judge(sample, response):
         names = "|".join(re.escape(tool["name"]) for tool in sample.tools)
         called = calls or re.search(rf"(?<!\w)({names})\(", response)      # in prose too
         return "call where none was due" if called else None if response else "unparseable"
-    return check_calls(calls, answers_from(target, sample.tools), sample.tools)
+    return None if same_calls(calls, target) else check_calls(calls, answers_from(target, sample.tools), sample.tools)
 
 
 def graded_outcome(sample, response):
@@ -958,7 +964,7 @@ class EvalConfig:
     data: str = ""                 # heldout: a file of samples; bfcl: the folder of its data, if not the package's
     split: str = "test"            # heldout without --data: test or val
     n: int = 1000                  # heldout without --data: number of samples
-    seed: int = 0                  # heldout without --data: of the samples
+    seed: int = 0                  # of the simulated samples, and of what --samples draws
     answers: str = ""              # JSON lines of `id` and `result`: score these; no model is needed
     max_new: int = MAX_NEW         # tokens a response may have
     samples: int = 0               # answers to sample for each question too, for what rounds may find and could reach

@@ -2,7 +2,7 @@
 
     python loop.py --iters 3                                       # the embedded model and the simulated world
     python loop.py --iters 3 --model Qwen/Qwen2.5-0.5B-Instruct --data my_calls.jsonl --lr 1e-4 --pref_lr 1e-6 \
-        --batch_tokens 16384
+        --batch_tokens 16384 --out out/mine
 
 The stages of docs/method.md in the order in which they happen; each is explained in its own file. Everything goes to `--out`:
 config.json, data/, warmup/, iter1/, iter2/, ..., metrics.jsonl, report.html and final/ (a checkpoint that transformers
@@ -29,7 +29,7 @@ import torch
 from transformers import HfArgumentParser
 
 import synth
-from dpo import DPOConfig, check_preference, optimize, paired_tree
+from dpo import DPOConfig, check_preference, optimize, paired_tree, trend
 from eval import ERROR_KINDS, MAX_NEW, evaluate, interval, paired_interval, summarize
 from mcts import Node, SearchConfig, Tree, check_search, preference_pairs, read_trees, room_for, search, show, write_trees
 from sft import (TOKENS, SFTConfig, add_lora, check_at_least_one, check_training, context_length, fingerprint, load_lora, load_model,
@@ -80,7 +80,7 @@ def complexity(model, tokenizer, samples, reach=0.0, progress=True):
     h = perplexities(model, tokenizer, samples, progress=progress)
     logp = -np.log(h) * [len(synth.target_ids(tokenizer, sample)) for sample in samples]
     called = np.array([sample.calls is not None for sample in samples])
-    return np.where(called & (logp < np.log(reach)), logp, h) if reach else h
+    return np.where(called & (logp < np.log(reach)), logp, h) if reach else h     # logp is at most 0, h at least 1
 
 
 def pick_complex(model, tokenizer, buffer, share, hardness=complexity):
@@ -200,16 +200,16 @@ def make_data(cfg, model, tokenizer, folder, room=0):
     """
     train = load_training_set(cfg, tokenizer, model, room)
     if cfg.data:
-        talks = {}
+        conversations = {}
         for sample in train:
             opening = next((m for m in sample.messages if m["role"] == "user"), sample.messages[0])
-            talks.setdefault(json.dumps([sample.tools, opening]), []).append(sample)
-        talks, test, most = list(talks.values()), [], min(cfg.n_test, cfg.test_share * len(train))
-        random.Random(cfg.seed).shuffle(talks)
-        talks.sort(key=lambda talk: -(len(talk) > max(1, most)))     # those too long to be held out stand first
-        while len(talks) > 1 and len(test) + len(talks[-1]) <= max(1, most):
-            test += talks.pop()
-        train = [sample for talk in talks for sample in talk]
+            conversations.setdefault(json.dumps([sample.tools, opening]), []).append(sample)
+        conversations, test, most = list(conversations.values()), [], min(cfg.n_test, cfg.test_share * len(train))
+        random.Random(cfg.seed).shuffle(conversations)
+        conversations.sort(key=lambda one: -(len(one) > max(1, most)))     # those too long to be held out stand first
+        while len(conversations) > 1 and len(test) + len(conversations[-1]) <= max(1, most):
+            test += conversations.pop()
+        train = [sample for one in conversations for sample in one]
         if not test:
             raise synth.DataError(f"{cfg.data}: there is no conversation short enough to score on, and another to train on")
     else:
@@ -381,9 +381,7 @@ def main(argv=None, hardness=None, search=search):
                 if any(pairs):
                     log = optimize(model, tokenizer, paired, pref_cfg, seed=1000 * cfg.seed + i)
                     (folder / "optimize.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log), encoding="utf-8")
-                    print(f"round {i}: {len(log)} updates, " + ", ".join(
-                        f"{key} {np.mean([r[key] for r in log[:5]]):.3f} -> {np.mean([r[key] for r in log[-5:]]):.3f}"
-                        for key in ("loss", "accuracy", "margin")))
+                    print(f"round {i}: {len(log)} updates, {trend(log)}")
                 else:
                     print(f"round {i}: the search found no pair, the policy stays as it is")
                 seconds["optimize"] = time.time() - begun

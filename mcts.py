@@ -37,7 +37,7 @@ class SearchConfig:
     gamma: float = 1.0               # discount of V in the backup
     self_eval: float = 0.5           # weight of C, the policy's own grade, in R = O + C (the paper: 1); 0: none
     outcome: str = "graded"          # O of a finished response: graded, exact (+1, -1), or none: R = C alone
-    target_step: bool = True         # the target's own step is a candidate where sampling did not find it
+    target_step: bool = True         # along the target, its own next step is a candidate too, with one right rollout
     max_new: int = 96                # tokens a response may have
     min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
     min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
@@ -59,7 +59,7 @@ class Node:
     r: float = 0.0                   # R(s') - R(s)
     reward: float = 0.0              # R(s) = O(s) + C(s)
     outcome: float = 0.0             # O: of the finished response, or the mean of its rollouts
-    grade: float = 0.0               # C: self-evaluation
+    grade: float = 0.0               # C: self-evaluation, times its weight
     value: float = 0.0               # V(s) = sum N Q / sum N over its children
     final: bool = False              # the response ends here
     closed: bool = False             # nothing below is left to expand
@@ -72,7 +72,7 @@ class Tree:
     sample: synth.Sample
     prompt: list                     # token ids
     nodes: list
-    right: list = field(default_factory=list)     # token ids of one right response that the search found, if any
+    right: list = field(default_factory=list)     # token ids of one right response: sampled, or the target's; if any
     samples: int = 0                 # whole responses sampled, from the root
     hits: int = 0                    # of them right
     finished: list = field(default_factory=list)  # [text, is it right?] of every response that was sampled
@@ -192,6 +192,8 @@ def backup(tree, node, gamma):
 def check_search(cfg):
     """Raises ValueError for a setting that no search can have."""
     check_at_least_one(cfg, "simulations", "k", "depth", "max_new")
+    if cfg.temperature < 0:
+        raise ValueError(f"--temperature is at least 0 (got {cfg.temperature})")
     if not 0 <= cfg.near <= 1:
         raise ValueError(f"--near is a share from 0 to 1 (got {cfg.near})")
     if cfg.outcome not in OUTCOMES:
@@ -309,8 +311,8 @@ def evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id):
             asked.append((node.ids, 0, node.prior < 0))
             learned += [(node, "prior")] * (node.prior < 0)
         if cfg.self_eval:
-            ended = node.ids[-1] == stop_id         # the question begins with the end of the turn
-            asked += [(question[ended:], len(asked) - 1, False), (grade_ids[:1], len(asked), True)]
+            ended = node.ids[-1] == stop_id and stop_id in question      # the question begins with the end of the turn
+            asked += [(question[question.index(stop_id) + 1 if ended else 0:], len(asked) - 1, False), (grade_ids[:1], len(asked), True)]
             learned.append((node, "grade"))
     found = (yield from read(prompts, place, asked, grade_ids)) if learned else ()
     for (node, what), (logps, shares) in zip(learned, found):
@@ -321,7 +323,7 @@ def evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id):
     for node in map(tree.nodes.__getitem__, children):
         node.reward = node.outcome + node.grade
         node.r = node.reward - tree.nodes[leaf].reward
-        node.q, node.visits = node.r, 1
+        node.q, node.visits = node.r, 1      # a child's evaluation is its first visit
 
 
 # ---------------------------------------------------------------------------------------------
@@ -386,10 +388,14 @@ def write_trees(trees, path):
 def read_trees(path):
     """Trees that `write_trees` wrote. Raises ValueError with file and line."""
     trees = []
-    with open(path, encoding="utf-8-sig") as f:
+    with open(path, encoding="utf-8-sig", errors="replace") as f:
         for number, line in enumerate(f, 1):
+            if not line.strip():
+                continue
             try:
                 record = json.loads(line)
+                if not record["nodes"]:
+                    raise ValueError("it has no nodes")
                 trees.append(Tree(**{**record, "sample": synth.Sample(**record["sample"]),
                                      "nodes": [Node(**n) for n in record["nodes"]]}))
             except (ValueError, TypeError, KeyError) as error:
@@ -413,14 +419,17 @@ class MCTSConfig:
 
 def main(argv=None):
     cfg, search_cfg = HfArgumentParser((MCTSConfig, SearchConfig)).parse_args_into_dataclasses(argv)
+    check_search(search_cfg)
+    check_at_least_one(cfg, "n")
     if cfg.trees:
         trees = read_trees(cfg.trees)
     else:
-        check_search(search_cfg)
         synth.check_folder(cfg.out)
         model, tokenizer = load_model(cfg.model, cfg.device)
-        samples, _ = (synth.read_samples(cfg.data, cfg.skip_bad) if cfg.data
-                      else (synth.make_samples(cfg.n, "train", cfg.seed), 0))
+        samples, skipped = (synth.read_samples(cfg.data, cfg.skip_bad) if cfg.data
+                            else (synth.make_samples(cfg.n, "train", cfg.seed), 0))
+        if skipped:
+            print(f"{cfg.data}: {skipped} records left out")
         limit = context_length(model, cfg.max_tokens, room=room_for(tokenizer, search_cfg))
         samples, too_long = split_too_long(tokenizer, samples[:cfg.n], limit)
         if too_long:

@@ -591,7 +591,7 @@ def cosine(step, steps, warmup):
 def curriculum_updates(samples, trees, cfg, rng):
     """Updates (lists of trees of about `batch_tokens` in all) in the order of training: each level shuffled within
     itself, levels in the curriculum's order."""
-    updates, tokens = [], cfg.batch_tokens
+    updates, tokens = [], cfg.batch_tokens     # as if full: the first tree opens an update
     for _ in range(cfg.epochs):
         for level in CURRICULA[cfg.curriculum]:
             part = [tree for sample, tree in zip(samples, trees) if level in (None, sample.level)]

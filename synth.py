@@ -305,7 +305,7 @@ class Tool:
     domain: str = ""
     split: str = ""       # train, val or test
     run: Callable = None
-    returns: str = ""     # key of the id in its result, if another tool takes one
+    returns: str = ""     # of the base's documents: key of the id in its result (of the world: `returned_ids`)
 
     def schema(self):
         """The tool in BFCL's layout."""
@@ -1630,7 +1630,7 @@ def make_sample(rng, split, index):
         calls, target = None, ASK.format(name=words_of(p.name))
     elif scenario == "irrelevant":
         stranger = rng.choice([t for t in split_tools if t.domain != domain])
-        strings = functools.partial(world_string, rng, world, setup, split, stranger.domain, makers)
+        strings = functools.partial(world_string, rng, world, setup, split, stranger.domain, makers)     # for `wish` from here on
         wishes, chosen = [wish(stranger)], [tool]
         messages.append({"role": "user", "content": say(rng, wishes[0], phrasing)})
         calls, target, setup = None, NO_TOOL, []
@@ -1806,6 +1806,7 @@ def from_record(record, name):
         start = re.search(r"\[\s*\{", system)
         if not start:
             raise ValueError("no list of tools in the system text")
+        date = re.search(r"\b\d{4}-\d\d-\d\d\b", system[:start.start()])      # in front of the tools: "The current time is ..."
         tools, _ = json.JSONDecoder().raw_decode(system[start.start():])
         tools = normalize_tools(tools)
         roles = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "tool": "tool",
@@ -1816,7 +1817,7 @@ def from_record(record, name):
             if role is None or not isinstance(text, str):
                 raise ValueError(f"a message from {turn_.get('from')!r}")
             if role == "assistant":
-                samples.append(Sample(f"{name}-{len(samples)}", tools, list(messages), text.strip()))
+                samples.append(Sample(f"{name}-{len(samples)}", tools, list(messages), text.strip(), today=date[0] if date else ""))
             messages.append({"role": role, "content": text})
         if not samples:
             raise ValueError("no answer of the assistant")

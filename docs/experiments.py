@@ -14,7 +14,8 @@ What makes the comparisons fair. All runs of a seed share its data and its warm-
 seed is that of data, search and training. `cost` is what the policy has computed; scoring the held-out set is no part of
 it. The loop runs first; the runs of experiment 4 go on until they have spent at least as much, and the loop's variants in
 experiment 5 at least 95% of it. Each method's settings are the best of three tries on the validation split with a seed of their own
-(TRIES, with --tune), or the first of them where none was tried, and then results.md says so; test is scored once for each model.
+(TRIES, with --tune), or the first of them where none was tried, and then results.md says so. The defaults beneath them were chosen by
+hand on the same validation samples, the loop's with more tries than SFT's (docs/rounds.md). Test is scored once for each model.
 """
 
 import importlib.util
@@ -39,9 +40,9 @@ import synth
 from docs.tables import KINDS, best_try, cost, draw
 from dpo import DPOConfig, micro_batches, paired_tree
 from eval import BFCL_CATEGORIES, MAX_NEW, answer, bfcl_sample, evaluate, judge, load_bfcl, response_text, score_bfcl, stop_token
-from mcts import Node, SearchConfig, cut_steps, preference_pairs, read_trees, search
+from mcts import Node, SearchConfig, cut_steps, preference_pairs, read_trees, room_for, search
 from sft import (TOKENS, add_lora, context_length, fingerprint, learned_logps, load_lora, load_model, merge_lora, run, sample_tree,
-                 save_lora, segment_sum, tree_tokens, unmerge_lora, warm_up)
+                 save_lora, segment_sum, split_too_long, tree_tokens, unmerge_lora, warm_up)
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Settings:
 PREFERENCE = [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.3), (4e-4, 0.3), (2e-4, 0.1))]
 SFT = [{"lr": lr} for lr in (1e-3, 5e-4, 2e-3)]
 TRIES = {
-    "warm-up": [{}, {"lr": 2e-4}, {"lr": 1e-3}],
+    "warm-up": [{}, {"lr": 5e-4}, {"lr": 2e-3}],
     **dict.fromkeys(("loop", "whole responses", "steps, no tree, no C"), PREFERENCE),
     **dict.fromkeys(("same data", "picked targets", "fresh data", "RFT", "own right responses"), SFT),
     "SimPO": [{"pref_lr": lr, "beta": beta, "margin": margin} for lr, beta, margin in ((2e-4, 2.5, 0.5), (4e-4, 2.5, 0.5), (2e-4, 10, 5))],
@@ -212,19 +213,19 @@ def rounds(run, enough=0.0, extend=False, say=False, **parts):
 def one_round(run):
     """All the compute in one round: more samples are picked, until it has cost what the loop has; where there are no more, the
     trees get more simulations."""
-    (cfg, search_cfg, _), trees = run.configs, 1.15 * run.configs[0].iters   # the loop scores its buffer in every round, this one once
-    simulations = search_cfg.simulations
+    (cfg, search_cfg, _), times = run.configs, 1.15 * run.configs[0].iters     # what as many rounds pick, and more: they score their
+    simulations = search_cfg.simulations                                       # buffer again and again, this one once
     while True:
-        pick = cfg.pick * trees
+        pick = cfg.pick * times
         share = {"pick": min(1, pick), "buffer": min(1, cfg.buffer * max(1, pick)), "iters": 1, "simulations": simulations}
-        attempt = replace(run, folder=Path(f"{run.folder}-{trees:.2f}-{simulations}"), flags=[*run.flags, *as_flags(share)])
+        attempt = replace(run, folder=Path(f"{run.folder}-{times:.2f}-{simulations}"), flags=[*run.flags, *as_flags(share)])
         models, _ = rounds(attempt)
         found = cost(json.loads((models["round 1"] / "scores.json").read_text(encoding="utf-8"))["tokens"])
         if found >= run.budget:
             return models, {"shares": share}
         if share["pick"] == share["buffer"] == 1:
             simulations = max(simulations + 1, math.ceil(simulations * run.budget / found))
-        trees *= max(1.05, 1.05 * run.budget / found)
+        times *= max(1.05, 1.05 * run.budget / found)
 
 
 def whole(run):
@@ -238,13 +239,13 @@ def independent(model, tokenizer, samples, cfg, seed=0, progress=True):
     """In place of `search`: as many responses a sample, all from the prompt, cut into steps and joined where they begin
     alike. The target is among them where the tree would have its steps (`target_step`)."""
     flat = replace(cfg, depth=1, simulations=1, k=cfg.simulations * cfg.k, self_eval=0.0)
-    return [joined(tree, tokenizer) for tree in search(model, tokenizer, samples, flat, seed, progress)]
+    return [joined(tree, tokenizer, cfg.length_power) for tree in search(model, tokenizer, samples, flat, seed, progress)]
 
 
-def joined(flat, tokenizer):
+def joined(flat, tokenizer, length_power):
     """A tree of whole responses -> the same responses as a tree of steps. Q is how much better the responses through a
     step are than those through its parent, as r is in the search, and no more: there is nothing to back up. A step's prior is its
-    share of them."""
+    share of them, with the length normalization of the search."""
     tree = replace(flat, nodes=[Node(-1, [], "")])
     stop_id, times, place = stop_token(tokenizer), Counter(text for text, _ in flat.finished), {(): 0}
     for response in flat.nodes[1:]:
@@ -260,7 +261,8 @@ def joined(flat, tokenizer):
             node.outcome += weight / node.visits * (response.outcome - node.outcome)     # a running mean
     for node in tree.nodes[1:]:
         node.q = node.r = node.outcome - tree.nodes[node.parent].outcome
-        node.prior = node.visits / sum(tree.nodes[c].visits for c in tree.nodes[node.parent].children)
+        share = node.visits / sum(tree.nodes[c].visits for c in tree.nodes[node.parent].children)
+        node.prior = share ** (1 / len(node.ids) ** length_power)
     return tree
 
 
@@ -282,7 +284,8 @@ def diversity(run, adapter, n=64, copies=8):
     """Of a policy's samples for validation queries: distinct responses of eight, and percent right."""
     model, tokenizer = run.load(adapter)
     merge_lora(model)
-    samples = synth.make_samples(min(n, run.configs[0].n_test), "val", 1, run.configs[0].talk)
+    cfg, limit = run.configs[0], context_length(model, run.configs[0].max_tokens, room=MAX_NEW)
+    samples, _ = split_too_long(tokenizer, synth.make_samples(min(n, cfg.n_test), "val", 1, cfg.talk), limit)
     texts = answer(model, tokenizer, samples, run.configs[1].max_new, run.configs[1].temperature, 0, copies)
     return {"distinct": float(np.mean([len(set(found)) for found in texts])),
             "right": 100 * float(np.mean([judge(s, text) is None for s, found in zip(samples, texts) for text in found]))}
@@ -305,11 +308,11 @@ def taught(run, model, tokenizer, samples, cfg, before):
 
 def plain(run, share=1.0):
     """SFT from the base on a share of the training set, with the warm-up's settings: experiments 1 and 3."""
-    cfg = run.configs[0]
+    cfg, search_cfg, _ = run.configs
     model, tokenizer = run.load()
     if not (run.warm / "data").exists():     # the first of all runs
         with loop.stage(run.warm / "data") as folder:
-            loop.make_data(cfg, model, tokenizer, folder)
+            loop.make_data(cfg, model, tokenizer, folder, room=max(MAX_NEW, room_for(tokenizer, search_cfg)))
     torch.manual_seed(cfg.seed)
     add_lora(model, cfg.rank, cfg.alpha, cfg.dropout, cfg.targets)
     train = run.samples("train")
@@ -417,7 +420,7 @@ def found_by_search(run):
             break
         copies = max(copies + 1, math.ceil(copies * results["tree"]["decoded"] / decoded))
     results["independent, whole responses"] = measured(flat, flat)
-    results["independent, cut into steps"] = measured(flat, [joined(tree, tokenizer) for tree in flat])
+    results["independent, cut into steps"] = measured(flat, [joined(tree, tokenizer, search_cfg.length_power) for tree in flat])
     return {}, {"found": results}
 
 
@@ -439,7 +442,8 @@ def what_carries_over(run):
     cfg, search_cfg, _ = run.configs
     model, tokenizer = run.load(run.warm / "warmup")
     known = {(s.target, s.messages[-1]["content"]) for s in same(run, model, tokenizer) + fresh(run, model, tokenizer)}
-    drawn = synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed, cfg.unseen_talk)
+    limit = context_length(model, cfg.max_tokens, room=max(MAX_NEW, room_for(tokenizer, search_cfg)))
+    drawn, _ = split_too_long(tokenizer, synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed, cfg.unseen_talk), limit)
     new = [s for s in drawn if (s.target, s.messages[-1]["content"]) not in known]
     home, correct = run.warm.parent, {}
 
@@ -543,13 +547,15 @@ PERTURBATIONS = {
 
 
 def robustness(run):
-    """Experiment 9: the held-out samples, each perturbed in one way, before and after the loop."""
+    """Experiment 9: the held-out samples, each perturbed in one way, before and after the loop; what the context cannot hold is wrong."""
     test, correct, after = run.samples("test"), {}, f"round {run.configs[0].iters}"
     for policy, model, tokenizer in policies(run):
+        limit = context_length(model, run.configs[0].max_tokens, room=MAX_NEW)
         for name, change in PERTURBATIONS.items() if policy in ("warm-up", after) else ():
             samples = [change(sample, random.Random(f"{name} {i}")) for i, sample in enumerate(test)]
-            records = evaluate(model, tokenizer, samples)
-            correct[f"{policy}: {name}"] = "".join(str(int(r["correct"])) for r in records)
+            fits = [len(synth.prompt_ids(tokenizer, sample)) <= limit for sample in samples]
+            records = iter(evaluate(model, tokenizer, [sample for sample, fit in zip(samples, fits) if fit]))
+            correct[f"{policy}: {name}"] = "".join(str(int(fit and next(records)["correct"])) for fit in fits)
     return {}, {"correct": correct, "levels": "".join(sample.level[0] for sample in test)}
 
 
@@ -612,8 +618,11 @@ def main(argv=None):
         settings = replace(settings, seeds="0", out="out/quick" if settings.out == Settings.out else settings.out,
                            results="out/quick" if settings.results == Settings.results else settings.results,
                            sweep="2,4", many_rounds=3, bfcl_cases=4)
-    if {"--data", "--seed", "--out", "--eval_split"} & set(flags):
-        raise ValueError("--data, --seed, --out and --eval_split are the runner's: experiments need the simulated world")
+    given, tried = {flag.split("=")[0] for flag in flags}, {f"--{key}" for tries in TRIES.values() for one in tries for key in one}
+    if {"--data", "--eval_split"} & given:
+        raise ValueError("--data and --eval_split are the runner's: experiments need the simulated world")
+    if tried & given:
+        raise ValueError(f"{min(tried & given)} is what each method's tries set: change TRIES in docs/experiments.py")
     lines = read_lines(Path(settings.results, "results.jsonl"))
     arms = all_arms(settings)
     wanted = set(settings.only.split(",")) if settings.only else set("123456789")

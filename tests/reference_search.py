@@ -82,8 +82,8 @@ def evaluate(model, tree, leaf, children, cfg, stop_id, question, grades):
             logp = torch.log_softmax(logits, -1)[torch.arange(len(node.ids)), node.ids].sum().item()
             node.prior = math.exp(logp / len(node.ids) ** cfg.length_power)
         if cfg.self_eval:
-            ended = node.ids[-1] == stop_id     # the question begins with the end of the turn
-            logits = last_logits(model, before + node.ids + question[ended:], 1)[0, grades]
+            skip = question.index(stop_id) + 1 if node.ids[-1] == stop_id and stop_id in question else 0
+            logits = last_logits(model, before + node.ids + question[skip:], 1)[0, grades]
             node.grade = cfg.self_eval * expected_grade(torch.softmax(logits, -1).tolist())
         node.reward = node.outcome + node.grade
         node.r = node.reward - tree.nodes[leaf].reward

@@ -11,7 +11,7 @@ import torch
 import dpo
 import sft
 import synth
-from dpo import LOSSES, NEEDS_REFERENCE, DPOConfig, PairLogps, lay_out_trees, optimize, pair_logps, paired_tree
+from dpo import LOSSES, NEEDS_REFERENCE, DPOConfig, PairLogps, lay_out_trees, optimize, pair_logps, paired_tree, trend
 from mcts import Node, SearchConfig, Tree, preference_pairs, write_trees
 from sft import add_lora, learned_logps, lora_parameters, lora_tensors, segment_sum, tree_tokens
 
@@ -226,6 +226,12 @@ def test_a_batch_keeps_each_pair_together(policy, searched_trees):
     assert at == len(pairs.chosen)
 
 
+def test_the_trend_is_of_the_updates_that_had_pairs():
+    log = [{"loss": loss, "accuracy": acc, "margin": 0.0, "pairs": n} for loss, acc, n in ((0.7, 0.5, 4), (0.5, 0.75, 4), (1.2, 0.0, 0))]
+    assert trend(log, 1) == "loss 0.700 -> 0.500, accuracy 0.500 -> 0.750, margin 0.000 -> 0.000"
+    assert trend(log[2:]).startswith("loss 1.200 -> 1.200")
+
+
 # ---- Mistakes, and the command ------------------------------------------------------------------------------------
 
 def test_unknown_losses_and_losses_that_are_no_number(policy, tokenizer, searched_trees):
@@ -261,7 +267,7 @@ def test_mistakes_in_the_command_say_what_to_do(checkpoint, tmp_path):
     write_trees([flat], tmp_path / "flat.jsonl")
     with pytest.raises(ValueError, match="was made with another tokenizer"):
         dpo.main(["--model", str(checkpoint), "--trees", str(tmp_path / "flat.jsonl"), "--out", str(tmp_path / "x")])
-    for flag, value in (("--pref_epochs", "0"), ("--pref_batch", "-1"), ("--beta", "0"), ("--loss", "kto")):
+    for flag, value in (("--pref_epochs", "0"), ("--pref_batch", "-1"), ("--beta", "0"), ("--loss", "kto"), ("--near", "2")):
         with pytest.raises(ValueError, match=flag):
             dpo.main(["--model", str(checkpoint), "--trees", str(tmp_path / "flat.jsonl"), "--out", str(tmp_path / "x"), flag, value])
     flat.sample = synth.make_samples(1, "train", 0)[0]

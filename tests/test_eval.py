@@ -336,6 +336,18 @@ def test_judge(sample, response, error):
     assert -1 <= outcome <= 1 and (outcome == 1) == (error is None)
 
 
+@pytest.mark.parametrize("items, value, others", [
+    ("float", "[1.5, 2]", ["[1.5, True]", "[1.5]"]), ("string", '["x", None]', ['["x", "None"]']), ("integer", "[1, 2.5]", ["[1, 2.4]"])])
+def test_a_target_is_right_whatever_its_types(items, value, others):
+    tool = {"name": "f", "description": "", "parameters": {"type": "dict", "required": ["a"], "properties": {
+        "a": {"type": "array", "items": {"type": items}, "description": ""}}}}
+    sample = Sample("1", [tool], [{"role": "user", "content": "?"}], f"[f(a={value})]")
+    synth.check_sample(sample)
+    assert judge(sample, sample.target) is None and graded_outcome(sample, sample.target) == 1
+    for other in others:
+        assert judge(sample, f"[f(a={other})]") and graded_outcome(sample, f"[f(a={other})]") < 1
+
+
 def test_the_graded_outcome_climbs_with_what_is_right():
     steps = ["", "[stop()]", '[play_song(song="x", volume=1), stop()]', '[play_song(song="x", volume=7), stop()]', CALL.target]
     outcomes = [graded_outcome(CALL, text) for text in steps]

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from conftest import tiny
 from docs import choosing, experiments, tables
 from docs.tables import cost
 from eval import judge, paired_interval
+from loop import LoopConfig
 from mcts import Node, SearchConfig, Tree, preference_pairs
 from sft import TOKENS
 
@@ -218,7 +219,7 @@ def test_tables_come_from_the_lines_alone_and_keep_what_a_person_wrote(everythin
     page = (tmp_path / "results.md").read_text()
     absent = {"tune"} | ({"8"} if importlib.util.find_spec("bfcl_eval") is None else set())
     assert {name for name, (title, *_) in tables.SECTIONS.items() if f"## {title}\n\n<!-- begin {name} -->" in page} == tables.SECTIONS.keys() - absent
-    assert not re.search(r"\bnan\b", page) and "not tried out on validation: warm-up, loop, same data" in page
+    assert not re.search(r"\bnan\b", page) and "without `--tune`: warm-up, loop, same data" in page
     for picture in re.findall(r"\]\((\w+\.png)\)", page):
         assert (tmp_path / picture).stat().st_size > 1000
     (tmp_path / "results.md").write_text(page.replace("## 3. Curriculum", "## 3. Curriculum\n\nOrder hardly matters."))
@@ -244,6 +245,8 @@ def test_every_method_has_as_many_tries():
     assert {len(tries) for tries in experiments.TRIES.values()} == {3}
     names = {arm.name for arm in experiments.all_arms(experiments.Settings())}
     assert experiments.TRIES.keys() - names == {"warm-up"}
+    usual = asdict(LoopConfig())
+    assert len({{**usual, **tried}["lr"] for tried in experiments.TRIES["warm-up"]}) == 3
     for best in experiments.TRIES["loop"]:     # whatever the loop's best is, which the others start from
         for method in experiments.TRIES.keys() - {"warm-up", "loop"}:
             assert len({json.dumps({**best, **tried}, sort_keys=True) for tried in experiments.TRIES[method]}) == 3, (method, best)
@@ -328,16 +331,18 @@ def test_independent_responses_become_a_tree_of_steps(tokenizer):
     nodes = [Node(-1, [], "", children=[1, 2, 3])] + [Node(0, encode(text), text, outcome=o, final=True) for text, o in texts.items()]
     sample = synth.Sample("x", [], [], "")
     flat = Tree(sample, [1, 2], nodes, finished=[('[f(a=1)]', True), ('[f(a=1)]', True), ('[f(a=2)]', False), ('[g(a=2)]', False)])
-    tree = experiments.joined(flat, tokenizer)
+    tree, steps = experiments.joined(flat, tokenizer, 1.25), lambda node: len(node.ids) ** 1.25
     shared = [n for n, node in enumerate(tree.nodes) if len(node.children) == 2]
     pairs = {(tree.nodes[c].text, tree.nodes[r].text) for c, r in preference_pairs(tree, SearchConfig(near=0))}
     assert len(shared) == 2 and any("1" in c and "2" in r for c, r in pairs)
-    assert all(sum(tree.nodes[c].prior for c in node.children) == pytest.approx(1) for node in tree.nodes if node.children)
+    shares = lambda node: [tree.nodes[c].prior ** steps(tree.nodes[c]) for c in node.children]      # as the search has priors
+    assert all(sum(shares(node)) == pytest.approx(1) for node in tree.nodes if node.children)
     assert any(node.outcome == pytest.approx(2 / 3) and node.visits == 3 for node in tree.nodes)      # f(: twice 1, once 0
     assert {tuple(tree.so_far(n)) for n, node in enumerate(tree.nodes) if node.final} == {tuple(encode(text)) for text in texts}
 
 
-@pytest.mark.parametrize("more, says", [(["--only", "12"], "--only names experiments"), (["--data", "x.jsonl"], "simulated world")])
+@pytest.mark.parametrize("more, says", [(["--only", "12"], "--only names experiments"), (["--data", "x.jsonl"], "simulated world"), (["--data=x.jsonl"], "simulated world"),
+                                        (["--pref_lr", "1e-6"], "--pref_lr is what each method's tries set")])
 def test_mistakes_get_a_line(tmp_path, more, says):
     with pytest.raises(ValueError, match=says):
         experiments.main([*here(tmp_path), *more])

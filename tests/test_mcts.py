@@ -1,5 +1,6 @@
 """Search: steps, PUCT and backup by hand, what a tree may hold, and the pairs that come of it."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -286,12 +287,19 @@ def test_the_prior_is_the_policys_probability_normalized_by_length(model, tokeni
         assert this.prior == pytest.approx(math.exp(logps.sum().item() / len(this.ids) ** 1.25), abs=1e-4)
 
 
+@pytest.mark.parametrize("before_the_end", ["", " "])     # Llama 2's template has a blank there
 @torch.no_grad()
-def test_the_grade_is_the_policys_own(model, tokenizer, few):
-    tree, (question, grades) = search(model, tokenizer, few[:1], CFG, progress=False)[0], synth.grade_ids(tokenizer)
-    for n, this in list(enumerate(tree.nodes))[1:4]:
-        so_far = [t for t in tree.so_far(n) if t != stop_token(tokenizer)]
-        last = model(torch.tensor([tree.prompt + so_far + question])).logits[0, -1, grades]
+def test_the_grade_is_the_policys_own(model, tokenizer, few, before_the_end):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", before_the_end + "<|end|>")
+    tree, = search(model, tokenizer, few[:1], replace(CFG, depth=2, max_new=80), progress=False)      # the target's second step ends it
+    (question, grades), stop_id = synth.grade_ids(tokenizer), stop_token(tokenizer)
+    due = [n for n, this in enumerate(tree.nodes) if n and (n < 4 or this.final and this.ids[-1] == stop_id)]
+    assert any(tree.nodes[n].ids[-1] == stop_id for n in due)
+    for n, this in ((n, tree.nodes[n]) for n in due):
+        so_far = tree.so_far(n)
+        rest = question[question.index(stop_id) + 1:] if so_far[-1] == stop_id else question
+        last = model(torch.tensor([tree.prompt + so_far + rest])).logits[0, -1, grades]
         p = torch.softmax(last, -1).tolist()
         assert this.grade == pytest.approx(0.5 * (p[0] + p[1] * 2 / 3 + p[2] / 3), abs=1e-4)
 
@@ -382,6 +390,19 @@ def test_trees_are_written_and_read(qwen2, tokenizer, few, tmp_path):
         f.write('{"nodes": []}\n')
     with pytest.raises(ValueError, match=rf"trees\.jsonl, line {len(trees) + 1}: not a tree"):
         read_trees(tmp_path / "trees.jsonl")
+
+
+@pytest.mark.parametrize("broken, said", [(b"\xff{", "not a tree"), (b'{"nodes": []}', "it has no nodes"), (b"7", "not a tree")])
+def test_a_file_of_other_things_is_told_by_its_line(tmp_path, broken, said):
+    (tmp_path / "trees.jsonl").write_bytes(b"\n" + broken)      # a blank line is none
+    with pytest.raises(ValueError, match=rf"trees\.jsonl, line 2: .*{said}"):
+        read_trees(tmp_path / "trees.jsonl")
+
+
+@pytest.mark.parametrize("flags", [["--near", "2"], ["--outcome", "exat"], ["--temperature", "-1"], ["--n", "-1"]])
+def test_settings_that_no_search_can_have_are_refused_without_a_search_too(tmp_path, flags):
+    with pytest.raises(ValueError, match=flags[0]):
+        mcts.main(["--trees", str(tmp_path / "trees.jsonl"), *flags])
 
 
 def test_the_command_searches_saves_and_shows(checkpoint, tmp_path, few, capsys):

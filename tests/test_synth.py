@@ -323,7 +323,15 @@ def test_toolaces_layout(tmp_path):
         assert [c and c[0].name for c in (s.calls for s in samples)] == ["Get Time", None, "add"]
         assert samples[0].tools[0]["parameters"]["properties"]["zone"]["type"] == "string"
         assert samples[0].tools[1] == {"name": "add", "description": "", "parameters": {
-            "type": "dict", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}
+            "type": "dict", "properties": {"a": {"type": "integer"}}, "required": ["a"]}} and samples[0].today == ""
+
+
+def test_toolaces_date_is_kept(tmp_path):
+    dated = {**TOOLACE, "system": "The current time is 2025-03-11 15:18:56. " + TOOLACE["system"] + " 1999-01-01"}
+    samples, _ = read_samples(write_lines(tmp_path / "a.jsonl", dated))
+    assert {s.today for s in samples} == {"2025-03-11"}
+    with pytest.raises(synth.DataError, match="a.jsonl, line 1: .*today is a date"):
+        read_samples(write_lines(tmp_path / "a.jsonl", {**dated, "system": dated["system"].replace("03-11", "13-11")}))
 
 
 def test_public_toolace_data_is_read_as_it_is(shared_data):
