@@ -188,8 +188,9 @@ def equal_compute(lines, folder):
 def untried(lines, methods):
     """A sentence on the methods of which no settings were tried out on validation."""
     first = [name for name in methods if not any(line["arm"] == name and line["try"] is not None for line in lines)]
-    return (f"\n\nWith the first of their settings (`TRIES`), without `--tune`: {', '.join(first)}. The defaults beneath were chosen by hand on "
-            "validation, the loop's with more tries than SFT's (`rounds.md`).") if first else ""
+    said = (f"With the first of their settings (`TRIES`), without `--tune`: {', '.join(first)}. The defaults beneath were chosen by hand "
+            "on validation, the loop's with more tries than SFT's (`rounds.md`).")
+    return "\n\n" + said if first else ""
 
 
 def carries_over(lines, folder):
