@@ -670,7 +670,7 @@ def load_training_set(cfg, tokenizer, model, room=0):
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
-    if "--from_scratch" in argv:
+    if any(flag.split("=")[0] == "--from_scratch" for flag in argv):
         from base.train import BaseConfig, train_base    # built on this file
         return train_base(*HfArgumentParser(BaseConfig).parse_args_into_dataclasses(argv))
     cfg, = HfArgumentParser(SFTConfig).parse_args_into_dataclasses(argv)

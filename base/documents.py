@@ -514,7 +514,8 @@ def base_wording(rng, part, grammar):
         while CHOICE.search(text):     # the innermost first
             text = CHOICE.sub(lambda m: rng.choice(m[1].split("|")), text)
         text = re.sub(r"{([wfW])}", lambda m: rng.choice(FILLERS) if m[1] == "f" else
-                      base_word(rng) if m[1] == "w" else base_word(rng).capitalize(), text).strip()
+                      base_word(rng) if m[1] == "w" else base_word(rng).capitalize(), text)
+        text = text if part == "joiners" else text.strip()      # a joiner keeps the blanks that stand between it and what it joins
         bare, said = bare_words(text), world_wording(part)
         if not (any(piece in bare for piece in said) if part == "frames" else bare in said):
             return text
@@ -610,15 +611,19 @@ def corrupt(rng, calls, tools, spares):
         return calls, "poor"
     if not args:
         return None, None
+    params = {p.name: p for t in tools if t.name == name for p in t.params}
+    as_usual = lambda key: not params[key].required and args[key] == params[key].default      # said or not, the call is the same
     key = rng.choice(list(args))
     if r < 0.27 and len(args) > 1:
+        if as_usual(key):
+            return None, None
         del args[key]
         return calls, "fair"
-    unsaid = [p for t in tools if t.name == name for p in t.params if p.name not in args and not p.required]
+    unsaid = [p for p in params.values() if p.name not in args and not p.required]
     if r < 0.35 and unsaid:
         p = rng.choice(unsaid)
         args[p.name], _ = draw(rng, p, "literal", lambda k: base_string(rng), (2026, 5, 5))
-        return calls, "acceptable"
+        return (None, None) if as_usual(p.name) else (calls, "acceptable")
     value = args[key]
     spares = [v for v in spares if type(v) is type(value) and v != value]
     if spares and rng.random() < 0.45:

@@ -27,7 +27,7 @@ from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 import synth
 from base import documents
-from sft import (ModelError, TrainingError, lay_out, learned_logits, learned_logps, like_lengths, load_model, pick_device,
+from sft import (ModelError, TrainingError, lay_out, learned_logits, learned_logps, like_lengths, load_model, make_folder, pick_device,
                  segment_sum, tree_tokens)
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
@@ -341,18 +341,23 @@ class BaseConfig:
     base_tokens: float = 50e6        # tokens to train on
     base_start: str = ""             # checkpoint of the same shape to begin with; none: nothing learned yet
     base_rate: float = 1.0           # share of the learning rates: a quarter is enough to go on from a checkpoint
-    base_seed: int = 0               # of the weights and the documents
+    base_seed: int = 0               # of the weights and the documents: another one to go on from a checkpoint with new documents
     base_careless: bool = False      # documents whose writers leave values half done: a base with a habit to repair (docs/rounds.md)
     device: str = "auto"             # auto, cpu, cuda, mps
 
 
 def train_base(cfg):
-    """The embedded model: a Qwen2 of 5 million parameters that learns to read schemas, on tools that are none of the world's.
+    """The embedded model: a Qwen2 of 5.6 million parameters that learns to read schemas, on tools that are none of the world's.
 
     Muon for the matrices, AdamW for embeddings and norms; learning rates fall linearly to zero. State is saved every few
     minutes; the same command goes on from there, with the next 96 documents: not to the bit as without a stop. Raises
     ModelError for a `base_start` of another shape.
     """
+    if not cfg.from_scratch:
+        raise ValueError("leave --from_scratch out for a warm-up: sft.py then has other settings")
+    if not cfg.base_tokens > 0 or not cfg.base_rate > 0:
+        raise ValueError(f"--base_tokens and --base_rate have to be above 0 (got {cfg.base_tokens:g}, {cfg.base_rate:g})")
+    make_folder(cfg.out)
     out, device = Path(cfg.out), pick_device(cfg.device)
     state_file, tokens_seen, step = out / "state.safetensors", 0, 0
     document = BASE_EASY if cfg.base_start else 0      # a checkpoint has the easy documents behind it
@@ -401,7 +406,7 @@ def train_base(cfg):
         os.replace(out / "state.tmp", state_file)
 
     grades = torch.tensor(synth.grade_ids(tokenizer)[1], device=device)
-    validation = [batch for _, (_, batch, _) in zip(range(6), base_batches(tokenizer, "val", careless=cfg.base_careless))]
+    validation = [batch for _, (_, batch, _) in zip(range(6), base_batches(tokenizer, "val", BASE_EASY, cfg.base_careless))]
     read = keep_read(model)
     stream = base_batches(tokenizer, f"train-{cfg.base_seed}" if cfg.base_seed else "train", document, cfg.base_careless)
     bar, saved, losses = tqdm(total=int(cfg.base_tokens), initial=tokens_seen, unit="tok", unit_scale=True), time.time(), []

@@ -74,6 +74,7 @@ class BenchConfig:
     rank: int = 16                   # LoRA on every linear layer but the head, alpha twice that
     before: str = ""                 # loop: a commit whose loop.py is the baseline
     loop_flags: str = ""             # loop: flags of loop.py for both, between blanks, so that both do the same amount
+    our_flags: str = ""              # loop: more flags for ours, of settings that the baseline has not or has other defaults of
     tree_counts: str = "16,64,256,1024"            # scaling
     prompt_lengths: str = "200,500,1000,2000,4000"  # scaling
     pair_counts: str = "1,2,4,8,16"                # scaling
@@ -594,7 +595,7 @@ def work(pipe, name, cfg, options):
 
 
 class Worker:
-    """A side in a process of its own. Raises RuntimeError when it fails or dies, as for want of memory."""
+    """A side in a process of its own. Raises TrainingError when it fails or dies, as for want of memory."""
 
     def __init__(self, name, cfg, **options):
         context = multiprocessing.get_context("spawn")
@@ -608,9 +609,9 @@ class Worker:
             found = self.pipe.recv()
         except EOFError:
             self.process.join()
-            raise RuntimeError(f"{self.name}: the process died ({self.process.exitcode})") from None
+            raise sft.TrainingError(f"{self.name}: the process died ({self.process.exitcode})") from None
         if isinstance(found, str):
-            raise RuntimeError(f"{self.name}: {found}")
+            raise sft.TrainingError(f"{self.name}: {found}")
         return found
 
     def run(self):
@@ -769,7 +770,7 @@ def part_loop(bench):
             subprocess.run(["tar", "-x"], cwd=places["baseline"], input=archive.stdout, check=True)
         for side, place in places.items():
             command = [sys.executable, "loop.py", "--iters", "3", "--out", str(Path(folder, side)), "--device", bench.cfg.device,
-                       *bench.cfg.loop_flags.split()]
+                       *bench.cfg.loop_flags.split(), *(bench.cfg.our_flags.split() if side == "ours" else ())]
             environment = {**os.environ, **({"OMP_NUM_THREADS": str(bench.cfg.threads)} if bench.cfg.threads else {})}
             started = time.perf_counter()
             process = subprocess.Popen(command, cwd=place, env=environment)
@@ -962,6 +963,7 @@ def main(argv=None):
         raise ValueError(f"--parts are some of {', '.join(PARTS)} (got {', '.join(unknown)})")
     if cfg.config and cfg.config not in REAL:
         raise ValueError(f"--config is one of {', '.join(REAL)} (got {cfg.config})")
+    sft.check_at_least_one(cfg, "repeats", "trees", "baseline_trees", "n", "batch", "rank")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     machine = describe()

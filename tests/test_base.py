@@ -65,6 +65,26 @@ def test_the_bases_people_place_values_in_other_words(part):
     assert len(of_base) > 50 and not of_base & of_world
 
 
+def test_joined_requests_keep_their_words_apart():
+    rng = random.Random(0)
+    joiners = {text for _ in range(500) for text in documents.base_phrasing(rng).joiners}
+    assert len(joiners) > 50 and not {text for text in joiners if not re.fullmatch(r"[ ,.;:].* ", text)}
+
+
+def test_a_wrong_answer_is_wrong():
+    for written in (False, True):
+        samples, wrong = documents.base_samples(150, (1, 2, 4), 5, written)
+        for sample, other in zip(samples, wrong):
+            assert check_calls(parse_calls(other), answers_from(sample.calls, sample.tools), sample.tools), (sample.target, other)
+
+
+@pytest.mark.parametrize("flags, said", [(["--from_scratch", "False"], "leave --from_scratch out"), (["--from_scratch", "--base_tokens", "0"], "--base_tokens")])
+def test_settings_that_no_base_can_have_are_refused(tmp_path, flags, said):
+    with pytest.raises(ValueError, match=said):
+        sft.main([*flags, "--out", str(tmp_path / "x")])
+    assert not (tmp_path / "x").exists()
+
+
 def test_the_bases_people_write_other_texts():
     rng = random.Random(0)
     texts = {documents.bare_words(documents.base_string(rng, kind="text")) for _ in range(4000)}
