@@ -1,6 +1,6 @@
 """Learn from preferences: losses as pure functions, and an update in which a tree is one sequence.
 
-    python dpo.py --model warmup --trees trees.jsonl --out iter1 --loss simpo --beta 2.5
+    python dpo.py --model out/warmup --trees trees.jsonl --out out/round1 --loss simpo --beta 2.5
 
 All pairs of a tree share its prompt and most of their path. The tree is laid out in one row, each token at the position
 that it has on its own path and attending to its ancestors only (sft.lay_out), so that one forward pass gives the
@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 import synth
 from mcts import SearchConfig, check_search, preference_pairs, read_trees
@@ -320,7 +319,7 @@ class DPOFiles:
 
 
 def main(argv=None):
-    files, cfg, search_cfg = HfArgumentParser((DPOFiles, DPOConfig, SearchConfig)).parse_args_into_dataclasses(argv)
+    files, cfg, search_cfg = synth.read_flags(argv, DPOFiles, DPOConfig, SearchConfig)
     if not files.trees:
         raise ValueError("give --trees, a file that mcts.py wrote")
     check_preference(cfg)

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
-from transformers import HfArgumentParser
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
@@ -805,7 +804,7 @@ def answer(model, tokenizer, samples, max_new=MAX_NEW, temperature=0.0, seed=0, 
     """Responses (text) to each sample: a list of `copies` of them each. max_tokens: of cache, in flight."""
     stop_id, texts = stop_token(tokenizer), [None] * len(samples)
     asked = [synth.prompt_ids(tokenizer, s) for s in samples]
-    drafts = [synth.target_ids(tokenizer, s)[:max_new] if s.target else [] for s in samples]      # what is right is likely
+    drafts = [synth.target_ids(tokenizer, s)[:max_new] if s.target else [] for s in samples]      # fewer passes, the same samples
     room = max(map(len, drafts), default=0) + (copies + 1) * max_new
     order = sorted(range(len(samples)), key=lambda i: len(asked[i]))
     bar = tqdm(total=len(samples), desc="eval", disable=not progress, leave=False)
@@ -976,7 +975,7 @@ class EvalConfig:
 
 
 def main(argv=None):
-    cfg, = HfArgumentParser(EvalConfig).parse_args_into_dataclasses(argv)
+    cfg, = synth.read_flags(argv, EvalConfig)
     if bool(cfg.model) == bool(cfg.answers):
         raise ValueError("give either --model or --answers")
     check_at_least_one(cfg, "n", "max_new")

@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import HfArgumentParser
 
 import synth
 from dpo import DPOConfig, check_preference, optimize, paired_tree, trend
@@ -97,7 +96,7 @@ def pick_complex(model, tokenizer, buffer, share, hardness=complexity):
 
 
 def pair_up(trees, search_cfg, pref_cfg):
-    """(each tree's preference pairs, the trees with any as an update wants them; where right responses are learned, those with one too)."""
+    """(each tree's pairs, `PairedTree`s to train on: of trees with a pair or, with `sft_weight`, a right response)."""
     pairs = [preference_pairs(tree, search_cfg) for tree in trees]
     paired = [paired_tree(tree, found, bool(pref_cfg.sft_weight)) for tree, found in zip(trees, pairs)]
     return pairs, [tree for tree in paired if tree]
@@ -186,8 +185,7 @@ def check_sizes(cfg, search_cfg, pref_cfg):
     if cfg.remember < 0:
         raise ValueError(f"--remember is a number of rounds, at least 0 (got {cfg.remember})")
     if cfg.replay < 0 or cfg.replay and not pref_cfg.sft_weight:
-        raise ValueError(f"--replay is at least 0, and above it needs --sft_weight: without that give --replay 0 (got "
-                         f"{cfg.replay}, {pref_cfg.sft_weight})")
+        raise ValueError("--replay has to be at least 0" if cfg.replay < 0 else f"--replay {cfg.replay:g} needs --sft_weight above 0")
     if cfg.eval_split not in ("test", "val"):
         raise ValueError(f"--eval_split is test or val (got {cfg.eval_split})")
 
@@ -211,7 +209,7 @@ def make_data(cfg, model, tokenizer, folder, room=0):
             test += conversations.pop()
         train = [sample for one in conversations for sample in one]
         if not test:
-            raise synth.DataError(f"{cfg.data}: there is no conversation short enough to score on, and another to train on")
+            raise synth.DataError(f"{cfg.data}: too few conversations: one to train on and another, no longer, to score on")
     else:
         test = synth.make_samples(cfg.n_test, cfg.eval_split, 0, cfg.talk)
         test, too_long = split_too_long(tokenizer, test, context_length(model, cfg.max_tokens, room))
@@ -315,7 +313,7 @@ td:first-child,th:first-child{{text-align:left}} pre{{overflow-x:auto;font-size:
 
 def main(argv=None, hardness=None, search=search):
     """The method. hardness, search: other ways to pick samples and to grow trees, to compare it with."""
-    cfg, search_cfg, pref_cfg = HfArgumentParser((LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(argv)
+    cfg, search_cfg, pref_cfg = synth.read_flags(argv, LoopConfig, SearchConfig, DPOConfig)
     check_sizes(cfg, search_cfg, pref_cfg)
     out = Path(cfg.out)
     model, tokenizer = load_model(cfg.model, cfg.device)
@@ -353,7 +351,7 @@ def main(argv=None, hardness=None, search=search):
             with stage(out / f"iter{i}") as folder:
                 started, before = time.time(), Counter(TOKENS)
                 torch.manual_seed(1000 * cfg.seed + i)
-                merge_lora(model)
+                merge_lora(model)      # fewer products a token while nothing is trained
                 picked = pick_complex(model, tokenizer, buffer, cfg.pick, hardness or partial(complexity, reach=cfg.reach))
                 seconds = {"pick": time.time() - started}
 
@@ -391,7 +389,7 @@ def main(argv=None, hardness=None, search=search):
                 score(model, tokenizer, test, folder, f"round {i}", started, before)
                 seconds["score"] = time.time() - begun
                 print(f"round {i}: " + ", ".join(f"{part} {s:.0f} s" for part, s in seconds.items()))
-        load_lora(model, out / f"iter{i}")
+        load_lora(model, out / f"iter{i}")     # of a run that goes on: the round may have been there
 
     # What came of it
     with stage(out / "final") as folder:      # anew: a finished run may have been taken further

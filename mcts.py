@@ -1,6 +1,6 @@
 """Search: one tree a sample, all trees in one batch, then preference pairs.
 
-    python mcts.py --model warmup --data train.jsonl --n 64 --out trees.jsonl    # search and save
+    python mcts.py --model out/warmup --n 64 --seed 1 --out trees.jsonl          # search and save
     python mcts.py --show 2 --trees trees.jsonl                                  # look at trees
 
 docs/method.md, 2b and 2c. A state is the prompt plus the response so far; an action is a *step*: a function's name
@@ -16,7 +16,6 @@ import math
 from dataclasses import asdict, dataclass, field
 
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 import synth
 from eval import Prompts, expected_grade, graded_outcome, read, response_text, stop_token, together, write
@@ -218,7 +217,7 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
         n, bar.n = fitting([sizes[i] for i in order], max_tokens), len(found) * cfg.simulations
         trees = {i: Tree(samples[i], prompts[i], [Node(-1, [], "")]) for i in order[:n]}
         right = [synth.target_ids(tokenizer, tree.sample) for tree in trees.values()]
-        known = Prompts(model, [tree.prompt for tree in trees.values()], [ids[:cfg.max_new] for ids in right])     # what is right is likely
+        known = Prompts(model, [tree.prompt for tree in trees.values()], [ids[:cfg.max_new] for ids in right])     # drafts: fewer passes, the same samples
         together(known, [(place, grow(tree, known, place, right[place], tokenizer, cfg, (seed, i), bar))
                          for place, (i, tree) in enumerate(trees.items())], cfg.temperature)
         return trees
@@ -244,7 +243,9 @@ def tokens_in_flight(prompt, tokenizer, cfg):
 
 
 def grow(tree, prompts, place, right, tokenizer, cfg, seed, bar):
-    """A task (`eval.together`): the simulations of one tree. place: of its prompt; right: the target's token ids; seed: integers."""
+    """One tree's simulations, as a generator: it yields what it wants to know (`write`: k continuations sampled; `read`: how probable
+    given tokens are), and `eval.together` answers all trees in one pass. place: of its prompt; right: the target's token ids; seed:
+    integers."""
     stop_id = stop_token(tokenizer)
     due = cut_steps(tokenizer, right, stop_id)
     for simulation in range(cfg.simulations):
@@ -332,7 +333,7 @@ def evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id):
 
 
 def preference_pairs(tree, cfg):
-    """(chosen, rejected) node indices: at each node the children with the highest and the lowest Q (docs/method.md, 2c).
+    """(chosen, rejected) node indices: at each node the child with the highest Q and a likely worse one (docs/method.md, 2c).
 
     A response that calls is compared with others that call, one in words with others in words, unless `across` is set:
     preferring calls to words in one sample teaches not to ask back, and not to refuse, in others (docs/rounds.md).
@@ -418,7 +419,7 @@ class MCTSConfig:
 
 
 def main(argv=None):
-    cfg, search_cfg = HfArgumentParser((MCTSConfig, SearchConfig)).parse_args_into_dataclasses(argv)
+    cfg, search_cfg = synth.read_flags(argv, MCTSConfig, SearchConfig)
     check_search(search_cfg)
     check_at_least_one(cfg, "n")
     if cfg.trees:

@@ -1,6 +1,6 @@
 """A model: load it, adapt it, teach it.
 
-    python sft.py --model base --data train.jsonl --out warmup      # iTool's warm-up: easy, then medium, then hard
+    python sft.py --model base --out out/warmup                     # iTool's warm-up: easy, then medium, then hard
     python sft.py --from_scratch --out base2                        # an embedded base (base/train.py; --help: its settings)
 
 LoRA, the layout of samples in rows, and the training loops are written out here. A row holds *trees* of tokens:
@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
-from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, HfArgumentParser,
+from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer,
                           PreTrainedTokenizerFast)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -55,6 +55,8 @@ class TrainingError(RuntimeError):
 
 def pick_device(name="auto"):
     """auto: CUDA, else MPS, else CPU. Raises ModelError for a device that is not there."""
+    if name.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        raise ModelError(f"--device is auto, cpu, cuda or mps (got {name})")
     if name != "auto":
         try:
             return torch.zeros(1, device=name).device
@@ -143,6 +145,8 @@ def load_model(path, device="auto"):
         model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="grouped",
                                                      dtype=torch.float32 if device.type == "cpu" else "auto")
     except Exception as error:    # missing folder, broken weights, unknown architecture: one line each
+        if (Path(path) / "adapter.json").exists() and not (Path(path) / "config.json").exists():
+            raise ModelError(f"{path}: an adapter without its model (a run of loop.py has the last policy whole, in final/)") from None
         raise ModelError(f"{path}: no model could be loaded ({str(error).strip().splitlines()[0]})") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -672,8 +676,8 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     if any(flag.split("=")[0] == "--from_scratch" for flag in argv):
         from base.train import BaseConfig, train_base    # built on this file
-        return train_base(*HfArgumentParser(BaseConfig).parse_args_into_dataclasses(argv))
-    cfg, = HfArgumentParser(SFTConfig).parse_args_into_dataclasses(argv)
+        return train_base(*synth.read_flags(argv, BaseConfig))
+    cfg, = synth.read_flags(argv, SFTConfig)
     check_training(cfg)
     make_folder(cfg.out)
     model, tokenizer = load_model(cfg.model, cfg.device)

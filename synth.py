@@ -13,6 +13,7 @@ to work out ("half past three in the afternoon"); some of the forms that the tes
 only (BASE_ONLY), so the warm-up cannot have shown them. Around requests there is small talk, seldom in training, often in the test.
 """
 
+import difflib
 import functools
 import inspect
 import json
@@ -1828,7 +1829,7 @@ def from_record(record, name):
         known["target"] = known["target"].strip()
         samples = [Sample(**{"id": name, **known, "tools": normalize_tools(record["tools"])})]
     else:
-        raise ValueError("neither our layout (tools, messages, target) nor ToolACE's (system, conversations)")
+        raise ValueError("neither our layout (tools, messages, target: README has an example) nor ToolACE's (system, conversations)")
     for sample in samples:
         try:
             sample.calls
@@ -1889,6 +1890,25 @@ def check_folder(path):
         raise ValueError(f"--out {path} is a folder: give a file")
 
 
+def read_flags(argv, *configs, rest=False):
+    """A command's flags -> one dataclass for each of `configs`: every field is a flag, its comment what --help says of it.
+
+    rest: what is no flag of these is returned beside them, as strings, else ValueError is raised.
+    """
+    from transformers import HfArgumentParser    # the only import of it: reading and making samples need none
+    parser, comments = HfArgumentParser(configs, allow_abbrev=False), {}
+    for part in (part for config in configs for part in reversed(config.__mro__[:-1])):
+        for name, first, more in re.findall(r"^    (\w+): .*?  # (.*)((?:\n +# .*)*)", inspect.getsource(part), re.M):
+            comments[name] = (first + re.sub(r"\n +#", "", more)).replace("%", "%%")
+    for action in parser._actions:
+        action.help = comments.get(action.dest, action.help)
+    *found, left = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if left and not rest:
+        near = difflib.get_close_matches(left[0].split("=")[0].lstrip("-"), comments, 1)
+        raise ValueError(f"there is no setting {left[0]}" + (f", but --{near[0]}" if near else "") + " (--help lists them)")
+    return (*found, left) if rest else found
+
+
 @dataclass
 class SynthConfig:
     split: str = "train"     # train, val or test: samples of the world; base: documents of the embedded base
@@ -1900,8 +1920,7 @@ class SynthConfig:
 
 
 def main(argv=None):
-    from transformers import HfArgumentParser    # the only import of it: reading and making samples need none
-    cfg, = HfArgumentParser(SynthConfig).parse_args_into_dataclasses(argv)
+    cfg, = read_flags(argv, SynthConfig)
     if cfg.split == "base":
         from base.documents import training_document    # made of what this file defines
         if cfg.out:

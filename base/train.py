@@ -355,8 +355,8 @@ def train_base(cfg):
     """
     if not cfg.from_scratch:
         raise ValueError("leave --from_scratch out for a warm-up: sft.py then has other settings")
-    if not cfg.base_tokens > 0 or not cfg.base_rate > 0:
-        raise ValueError(f"--base_tokens and --base_rate have to be above 0 (got {cfg.base_tokens:g}, {cfg.base_rate:g})")
+    if not cfg.base_tokens > 0 or not cfg.base_rate >= 0:
+        raise ValueError(f"--base_tokens has to be above 0, --base_rate at least 0 (got {cfg.base_tokens:g}, {cfg.base_rate:g})")
     make_folder(cfg.out)
     out, device = Path(cfg.out), pick_device(cfg.device)
     state_file, tokens_seen, step = out / "state.safetensors", 0, 0

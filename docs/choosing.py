@@ -9,7 +9,6 @@ harder, the choice does. Two tables of docs/base.md.
 import random
 from dataclasses import dataclass, replace
 
-from transformers import HfArgumentParser
 
 import synth
 from eval import evaluate
@@ -45,7 +44,7 @@ def percent(flags):
 
 
 def main(argv=None):
-    cfg, = HfArgumentParser(ChoosingConfig).parse_args_into_dataclasses(argv)
+    cfg, = synth.read_flags(argv, ChoosingConfig)
     if cfg.n < 1:
         raise ValueError(f"--n has to be at least 1 (got {cfg.n})")
     model, tokenizer = load_model(cfg.model, cfg.device)

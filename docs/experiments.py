@@ -33,7 +33,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import HfArgumentParser
 
 import loop
 import synth
@@ -94,7 +93,7 @@ class Arm:
 
 
 def loop_settings(flags):
-    return HfArgumentParser((loop.LoopConfig, SearchConfig, DPOConfig)).parse_args_into_dataclasses(flags)
+    return synth.read_flags(flags, loop.LoopConfig, SearchConfig, DPOConfig)
 
 
 @dataclass
@@ -212,19 +211,17 @@ def rounds(run, enough=0.0, extend=False, say=False, **parts):
 
 def one_round(run):
     """All the compute in one round: more samples are picked, until it has cost what the loop has; where there are no more, the
-    trees get more simulations."""
+    trees get more simulations, which cost less than samples do."""
     (cfg, search_cfg, _), times = run.configs, 1.15 * run.configs[0].iters     # what as many rounds pick, and more: they score their
-    simulations = search_cfg.simulations                                       # buffer again and again, this one once
-    while True:
-        pick = cfg.pick * times
-        share = {"pick": min(1, pick), "buffer": min(1, cfg.buffer * max(1, pick)), "iters": 1, "simulations": simulations}
-        attempt = replace(run, folder=Path(f"{run.folder}-{times:.2f}-{simulations}"), flags=[*run.flags, *as_flags(share)])
+    while True:                                                                # buffer again and again, this one once
+        most = cfg.pick * times
+        share = {"pick": min(1, most), "buffer": min(1, cfg.buffer * max(1, most)), "iters": 1,
+                 "simulations": math.ceil(search_cfg.simulations * max(1, cfg.buffer * most) ** 2)}
+        attempt = replace(run, folder=Path(f"{run.folder}-{times:.2f}"), flags=[*run.flags, *as_flags(share)])
         models, _ = rounds(attempt)
         found = cost(json.loads((models["round 1"] / "scores.json").read_text(encoding="utf-8"))["tokens"])
         if found >= run.budget:
             return models, {"shares": share}
-        if share["pick"] == share["buffer"] == 1:
-            simulations = max(simulations + 1, math.ceil(simulations * run.budget / found))
         times *= max(1.05, 1.05 * run.budget / found)
 
 
@@ -612,7 +609,7 @@ QUICK = {"n": 32, "n_test": 12, "iters": 2, "simulations": 3, "max_new": 48, "pr
 
 
 def main(argv=None):
-    settings, flags = HfArgumentParser(Settings).parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    settings, flags = synth.read_flags(argv, Settings, rest=True)
     if settings.quick:
         flags = [*as_flags(QUICK), *flags]
         settings = replace(settings, seeds="0", out="out/quick" if settings.out == Settings.out else settings.out,

@@ -43,7 +43,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")     # no bars, neither ours nor the t
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser, LlamaConfig, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config
 from transformers.trainer_callback import PrinterCallback
 
 import dpo
@@ -956,7 +956,7 @@ def print_table(rows):
 
 
 def main(argv=None):
-    cfg, = HfArgumentParser(BenchConfig).parse_args_into_dataclasses(argv)
+    cfg, = synth.read_flags(argv, BenchConfig)
     parts = [part.strip() for part in cfg.parts.split(",") if part.strip()]
     unknown = [part for part in parts if part not in PARTS]
     if unknown:

@@ -135,7 +135,10 @@ def test_one_round_takes_more_simulations_where_no_samples_are_left(tmp_path, mo
     monkeypatch.setattr(experiments, "rounds", rounds)
     flags = ["--pick", "0.5", "--simulations", "4", "--iters", "3"]
     _, extra = experiments.one_round(experiments.Run(experiments.Settings(), tmp_path / "one", tmp_path, flags, 950))
-    assert extra["shares"] == {"pick": 1, "buffer": 1, "iters": 1, "simulations": 10}
+    assert extra["shares"] == {"pick": 1, "buffer": 1, "iters": 1, "simulations": 12}      # all samples, and (0.5 x 3.45) ** 2 times 4
+    few = ["--pick", "0.1", "--simulations", "4", "--iters", "3"]
+    _, extra = experiments.one_round(experiments.Run(experiments.Settings(), tmp_path / "few", tmp_path, few, 200))
+    assert extra["shares"]["pick"] == pytest.approx(0.1 * 3.45 * 1.05 * 200 / 138) and extra["shares"]["simulations"] == 4
 
 
 def test_what_is_sampled_right_is_what_is_trained_on(tmp_path, monkeypatch):

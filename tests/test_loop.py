@@ -261,7 +261,10 @@ def test_own_data_is_split_and_scored(finished, tmp_path):
 @pytest.mark.parametrize("more, says", [
     (["--model", "nowhere/at-all"], "no model could be loaded"),
     (["--data", "missing.jsonl"], "missing.jsonl"),
-    (["--iters", "0"], "--iters has to be at least 1")])
+    (["--iters", "0"], "--iters has to be at least 1"),
+    (["--replay", "1", "--sft_weight", "0"], "--replay 1 needs --sft_weight above 0"),
+    (["--iter", "3"], "there is no setting --iter, but --iters"),
+    (["--learning_rate", "3"], "there is no setting --learning_rate (--help lists them)")])
 def test_a_mistake_on_the_command_line_is_one_line_and_a_status(finished, tmp_path, more, says):
     result = subprocess.run([sys.executable, ROOT / "loop.py", *arguments(finished[0], tmp_path / "run", *more)],
                             capture_output=True, text=True, cwd=tmp_path)

@@ -226,6 +226,12 @@ def test_a_model_that_cannot_be_loaded_says_so_in_one_line(tmp_path, files):
     assert "\n" not in str(caught.value)
 
 
+def test_an_adapter_is_told_from_a_model(tmp_path):
+    (tmp_path / "adapter.json").write_text("{}")
+    with pytest.raises(ModelError, match="an adapter without its model .*final/"):
+        load_model(str(tmp_path), "cpu")
+
+
 SHAPE = dict(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
              pad_token_id=0, bos_token_id=None, eos_token_id=1, initializer_range=0.3)
 

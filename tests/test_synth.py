@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,10 @@ from transformers import AutoTokenizer
 import synth
 from base.documents import base_document, choosing_document, working_document
 from docs.experiments import PERTURBATIONS
+from dpo import DPOConfig
 from eval import judge
+from loop import LoopConfig
+from mcts import SearchConfig
 from synth import (BASE_ONLY, PHRASINGS, POOLS, SPLIT, TOOLS, Call, DataError, World, chat_text, check_sample,
                    end_of_turn, format_calls, grade_ids, level_of, make_samples, parse_calls, prompt_ids, read_samples,
                    system_message, target_ids, tool_style, turn, write_samples)
@@ -324,6 +327,22 @@ def test_toolaces_layout(tmp_path):
         assert samples[0].tools[0]["parameters"]["properties"]["zone"]["type"] == "string"
         assert samples[0].tools[1] == {"name": "add", "description": "", "parameters": {
             "type": "dict", "properties": {"a": {"type": "integer"}}, "required": ["a"]}} and samples[0].today == ""
+
+
+def test_every_flag_says_what_it_means(capsys):
+    with pytest.raises(SystemExit):
+        synth.read_flags(["--help"], LoopConfig, SearchConfig, DPOConfig)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--near NEAR above 0: the likeliest of the worse steps is rejected, where its prior is at least this share" in said
+    names = {f.name for config in (LoopConfig, SearchConfig, DPOConfig) for f in fields(config)}
+    assert said.count("(default: ") >= len(names) > 50
+
+
+def test_what_is_no_flag_is_left_or_refused():
+    cfg, rest = synth.read_flags(["--n", "5", "--pick", "1"], synth.SynthConfig, rest=True)
+    assert cfg.n == 5 and rest == ["--pick", "1"]
+    with pytest.raises(ValueError, match="there is no setting --splits, but --split"):
+        synth.read_flags(["--splits", "val"], synth.SynthConfig)
 
 
 def test_toolaces_date_is_kept(tmp_path):
