@@ -1,6 +1,7 @@
 """A whole miniature run: it goes through, says what happened, can be killed and taken up, and tells mistakes in a line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -269,3 +270,14 @@ def test_a_mistake_on_the_command_line_is_one_line_and_a_status(finished, tmp_pa
     result = subprocess.run([sys.executable, ROOT / "loop.py", *arguments(finished[0], tmp_path / "run", *more)],
                             capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 1 and says in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_readmes_examples_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    line = re.search(r'```\n(\{"tools".*?)```', readme, re.S)[1]
+    (tmp_path / "mine.jsonl").write_text(line.replace("\n", "") + "\n", encoding="utf-8")
+    sample, = synth.read_samples(tmp_path / "mine.jsonl")[0]
+    assert sample.calls == [synth.Call("move", {"steps": 3})]
+    exec(re.search(r"```python\n(.*?)```", readme, re.S)[1].replace("out/run/final", "base"), {})
+    assert 'get_weather(city="Rome")' in capsys.readouterr().out
