@@ -74,7 +74,7 @@ def pair_by_pair(model, trees, cfg, reference=None):
             sums.append([x.detach() for x in logps])
             ref = reference[len(sums) - 1] if reference else sums[-1]
             w, l = tree.nodes[chosen], tree.nodes[rejected]
-            smoothing = l.visits / (w.visits + l.visits) if cfg.smooth_by_visits else 0.0
+            smoothing = min(0.5, l.visits / (w.visits + l.visits)) if cfg.smooth_by_visits else 0.0
             one = lambda x: torch.as_tensor(x).reshape(1)
             pair = PairLogps(one(logps[0]), one(logps[1]), one(len(w.ids)), one(len(l.ids)), one(ref[0]), one(ref[1]), smoothing)
             losses.append(LOSSES[cfg.loss](pair, cfg.beta, cfg.margin)[0])
