@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 import synth
 from mcts import SearchConfig, check_search, preference_pairs, read_trees
-from sft import (add_lora, check_at_least_one, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters, make_folder, run,
-                 save_lora, save_model, segment_sum, step_or_stop, tree_tokens, within_memory)
+from sft import (add_lora, check_at_least_one, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters,
+                 make_folder, run, save_lora, save_model, segment_sum, step_or_stop, tree_tokens, within_memory)
 
 
 # ---------------------------------------------------------------------------------------------

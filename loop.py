@@ -60,7 +60,7 @@ class LoopConfig(SFTConfig):
 
     @property
     def unseen_talk(self):
-        """Small talk around what the rounds pick from: the warm-up's samples are tidy, these are requests as they come."""
+        """Small talk around what the rounds pick from: as often as around the held-out requests, while the warm-up's are tidy."""
         return synth.OFTEN if self.talk and self.unseen else self.talk
 
 
@@ -217,7 +217,7 @@ def make_data(cfg, model, tokenizer, folder, room=0):
             print(f"{too_long} held-out samples left out: longer than the model's context")
     seen = max(1, round((1 - cfg.unseen) * len(train)))
     train, unseen = train[:seen], train[seen:]
-    if unseen and not cfg.data:     # the same requests, with as much small talk as users make
+    if unseen and not cfg.data:     # the same requests, with `unseen_talk`
         numbers = {sample.id for sample in unseen}
         unseen = [sample for sample in synth.make_samples(cfg.n, "train", cfg.seed, cfg.unseen_talk) if sample.id in numbers]
         unseen, _ = split_too_long(tokenizer, unseen, context_length(model, cfg.max_tokens, room))
@@ -389,7 +389,7 @@ def main(argv=None, hardness=None, search=search):
                 score(model, tokenizer, test, folder, f"round {i}", started, before)
                 seconds["score"] = time.time() - begun
                 print(f"round {i}: " + ", ".join(f"{part} {s:.0f} s" for part, s in seconds.items()))
-        load_lora(model, out / f"iter{i}")     # of a run that goes on: the round may have been there
+        load_lora(model, out / f"iter{i}")     # where the round was there already, in a run that goes on
 
     # What came of it
     with stage(out / "final") as folder:      # anew: a finished run may have been taken further

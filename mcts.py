@@ -217,7 +217,8 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
         n, bar.n = fitting([sizes[i] for i in order], max_tokens), len(found) * cfg.simulations
         trees = {i: Tree(samples[i], prompts[i], [Node(-1, [], "")]) for i in order[:n]}
         right = [synth.target_ids(tokenizer, tree.sample) for tree in trees.values()]
-        known = Prompts(model, [tree.prompt for tree in trees.values()], [ids[:cfg.max_new] for ids in right])     # drafts: fewer passes, the same samples
+        drafts = [ids[:cfg.max_new] for ids in right]      # fewer passes, the same samples
+        known = Prompts(model, [tree.prompt for tree in trees.values()], drafts)
         together(known, [(place, grow(tree, known, place, right[place], tokenizer, cfg, (seed, i), bar))
                          for place, (i, tree) in enumerate(trees.items())], cfg.temperature)
         return trees

@@ -1475,7 +1475,7 @@ SIZES = {  # tools in a toolset, as BFCL has them: one where no tool is to be ch
     "single": [1], "parallel": [1, 1, 1, 2, 3, 4], "select": [2, 2, 3, 3, 4, 5, 6], "mixed": [2, 2, 3, 3, 4, 5],
     "chain": [2, 2, 3, 3, 4, 5], "followup": [1, 1, 2, 3, 4], "missing": [1, 1, 2, 3, 4], "irrelevant": [1, 1, 2, 3, 4]}
 
-OFTEN = (0.25, 0, 0.25, 0.25, 0.25)     # shares of requests with no sentence of small talk, one, two, ...: as users write
+OFTEN = (0.25, 0, 0.25, 0.25, 0.25)     # shares of requests with no sentence of small talk, one, two, ...: what the base fails on
 PHRASINGS = {
     "train": Phrasing(
         ["{intent} {cues}.", "I want to {intent} {cues}.", "Please {intent} {cues}.", "Can you {intent} {cues}?",

@@ -9,7 +9,6 @@ harder, the choice does. Two tables of docs/base.md.
 import random
 from dataclasses import dataclass, replace
 
-
 import synth
 from eval import evaluate
 from sft import load_model, run
