@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import synth
-from mcts import SearchConfig, check_search, preference_pairs, read_trees
+from mcts import PairConfig, check_pairs, preference_pairs, read_trees
 from sft import (add_lora, check_at_least_one, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters,
                  make_folder, run, save_lora, save_model, segment_sum, step_or_stop, tree_tokens, within_memory)
 
@@ -319,11 +319,11 @@ class DPOFiles:
 
 
 def main(argv=None):
-    files, cfg, search_cfg = synth.read_flags(argv, DPOFiles, DPOConfig, SearchConfig)
+    files, cfg, pair_cfg = synth.read_flags(argv, DPOFiles, DPOConfig, PairConfig)
     if not files.trees:
         raise ValueError("give --trees, a file that mcts.py wrote")
     check_preference(cfg)
-    check_search(search_cfg)
+    check_pairs(pair_cfg)
     check_at_least_one(files, "rank")
     make_folder(files.out)
     model, tokenizer = load_model(files.model, files.device)
@@ -331,7 +331,7 @@ def main(argv=None):
     for tree in grown:
         if tree.prompt != synth.prompt_ids(tokenizer, tree.sample):
             raise ValueError(f"{files.trees}: the tree of sample {tree.sample.id} was made with another tokenizer than {files.model}'s")
-    trees = [paired_tree(t, preference_pairs(t, search_cfg), bool(cfg.sft_weight)) for t in grown]
+    trees = [paired_tree(t, preference_pairs(t, pair_cfg), bool(cfg.sft_weight)) for t in grown]
     trees = [t for t in trees if t]
     if not trees:
         raise ValueError(f"{files.trees}: no tree has a pair (pairs are made here: give mcts.py's flags once more, such as --outcome, "

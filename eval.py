@@ -800,19 +800,23 @@ def graded_outcome(sample, response):
 MAX_NEW = 200     # tokens that a response may have when a model is scored
 
 
-def answer(model, tokenizer, samples, max_new=MAX_NEW, temperature=0.0, seed=0, copies=1, max_tokens=65536, progress=False):
-    """Responses (text) to each sample: a list of `copies` of them each. max_tokens: of cache, in flight."""
+def answer(model, tokenizer, samples, max_new=None, temperature=0.0, seed=0, copies=1, max_tokens=65536, progress=False):
+    """Responses (text) to each sample: a list of `copies` of them each. max_tokens: of cache, in flight.
+
+    max_new: tokens that a response may have; none: MAX_NEW, or as many as the target where that is longer.
+    """
     stop_id, texts = stop_token(tokenizer), [None] * len(samples)
     asked = [synth.prompt_ids(tokenizer, s) for s in samples]
     drafts = [synth.target_ids(tokenizer, s)[:max_new] if s.target else [] for s in samples]      # fewer passes, the same samples
-    room = max(map(len, drafts), default=0) + (copies + 1) * max_new
+    limits = [max_new or max(MAX_NEW, len(ids)) for ids in drafts]
+    room = max(map(len, drafts), default=0) + (copies + 1) * max(limits, default=0)
     order = sorted(range(len(samples)), key=lambda i: len(asked[i]))
     bar = tqdm(total=len(samples), desc="eval", disable=not progress, leave=False)
 
     def next_group(max_tokens):
         group = order[:fitting([len(asked[i]) + room for i in order], max_tokens)]
         prompts = Prompts(model, [asked[i] for i in group], [drafts[i] for i in group])
-        tasks = [(n, write(prompts, n, [], max_new, stop_id, copies, 1_000_003 * seed + i)) for n, i in enumerate(group)]
+        tasks = [(n, write(prompts, n, [], limits[i], stop_id, copies, 1_000_003 * seed + i)) for n, i in enumerate(group)]
         for i, row in zip(group, together(prompts, tasks, temperature)):
             texts[i] = [response_text(tokenizer, ids, stop_id) for ids, _ in row]
         return len(group)
@@ -825,7 +829,7 @@ def answer(model, tokenizer, samples, max_new=MAX_NEW, temperature=0.0, seed=0, 
     return texts
 
 
-def evaluate(model, tokenizer, samples, max_new=MAX_NEW, progress=False):
+def evaluate(model, tokenizer, samples, max_new=None, progress=False):
     """Greedy decoding of every sample -> one record each: id, correct, error, response, level, scenario, forms, talk."""
     texts = answer(model, tokenizer, samples, max_new, progress=progress)
     records = []

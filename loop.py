@@ -30,7 +30,7 @@ import torch
 import synth
 from dpo import DPOConfig, check_preference, optimize, paired_tree, trend
 from eval import ERROR_KINDS, MAX_NEW, evaluate, interval, paired_interval, summarize
-from mcts import Node, SearchConfig, Tree, check_search, preference_pairs, read_trees, room_for, search, show, write_trees
+from mcts import Node, SearchConfig, Tree, check_search, preference_pairs, read_trees, room_for, search, show, tell_too_long, write_trees
 from sft import (TOKENS, SFTConfig, add_lora, check_at_least_one, check_training, context_length, fingerprint, load_lora, load_model,
                  load_training_set, merge_lora, perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
 
@@ -188,6 +188,8 @@ def check_sizes(cfg, search_cfg, pref_cfg):
         raise ValueError("--replay has to be at least 0" if cfg.replay < 0 else f"--replay {cfg.replay:g} needs --sft_weight above 0")
     if cfg.eval_split not in ("test", "val"):
         raise ValueError(f"--eval_split is test or val (got {cfg.eval_split})")
+    if cfg.data and cfg.eval_split == "val":
+        raise ValueError("--eval_split val is of the simulated world: to try settings out on --data, keep a part of it in a file of its own")
 
 
 def make_data(cfg, model, tokenizer, folder, room=0):
@@ -216,6 +218,9 @@ def make_data(cfg, model, tokenizer, folder, room=0):
         if too_long:
             print(f"{too_long} held-out samples left out: longer than the model's context")
     seen = max(1, round((1 - cfg.unseen) * len(train)))
+    if cfg.data and 0 < seen < len(train):     # at the end of a conversation
+        ends = np.cumsum([len(one) for one in conversations])
+        seen = int(ends[np.abs(ends - seen).argmin()])
     train, unseen = train[:seen], train[seen:]
     if unseen and not cfg.data:     # the same requests, with `unseen_talk`
         numbers = {sample.id for sample in unseen}
@@ -345,6 +350,7 @@ def main(argv=None, hardness=None, search=search):
 
     # Stage 2: a replay buffer, then rounds
     pool = unseen or train
+    tell_too_long(tokenizer, pool, search_cfg)
     buffer = random.Random(cfg.seed).sample(pool, max(1, round(cfg.buffer * len(pool))))
     for i in range(1, cfg.iters + 1):
         if not (out / f"iter{i}").exists():

@@ -26,7 +26,17 @@ OUTCOMES = ("graded", "exact", "none")
 
 
 @dataclass
-class SearchConfig:
+class PairConfig:
+    outcome: str = "graded"          # O of a finished response: graded, exact (+1, -1), or none: R = C alone
+    min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
+    min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
+    near: float = 0.6                # above 0: the likeliest of the worse steps is rejected, where its prior is at least this
+                                     # share of the chosen one's; 0: the step with the lowest Q, however unlikely (the paper)
+    across: bool = False             # pairs of a call and a text, too (the paper)
+
+
+@dataclass
+class SearchConfig(PairConfig):
     simulations: int = 6             # a tree; the released script: 5, the ancestor: 64
     k: int = 3                       # steps sampled at a node, as in the released script
     temperature: float = 1.0         # of the sampled steps and rollouts; the released script: 1.5
@@ -35,14 +45,8 @@ class SearchConfig:
     length_power: float = 1.25       # prior = exp(sum log p / length^power), the ancestor's
     gamma: float = 1.0               # discount of V in the backup
     self_eval: float = 0.5           # weight of C, the policy's own grade, in R = O + C (the paper: 1); 0: none
-    outcome: str = "graded"          # O of a finished response: graded, exact (+1, -1), or none: R = C alone
     target_step: bool = True         # along the target, its own next step is a candidate too, with one right rollout
-    max_new: int = 96                # tokens a response may have
-    min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
-    min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
-    near: float = 0.6                # above 0: the likeliest of the worse steps is rejected, where its prior is at least this
-                                     # share of the chosen one's; 0: the step with the lowest Q, however unlikely (the paper)
-    across: bool = False             # pairs of a call and a text, too (the paper)
+    max_new: int = 128               # tokens a response may have
     max_tokens_in_flight: int = 98304  # places in the cache: as many trees are searched together as fit
 
 
@@ -193,6 +197,11 @@ def check_search(cfg):
     check_at_least_one(cfg, "simulations", "k", "depth", "max_new")
     if cfg.temperature < 0:
         raise ValueError(f"--temperature is at least 0 (got {cfg.temperature})")
+    check_pairs(cfg)
+
+
+def check_pairs(cfg):
+    """Raises ValueError for a setting that no pairs can be made with."""
     if not 0 <= cfg.near <= 1:
         raise ValueError(f"--near is a share from 0 to 1 (got {cfg.near})")
     if cfg.outcome not in OUTCOMES:
@@ -230,6 +239,12 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
         order = order[len(trees):]
     bar.close()
     return [found[i] for i in range(len(samples))]
+
+
+def tell_too_long(tokenizer, samples, cfg):
+    """Says how many samples the search cannot solve, since their targets are longer than a response may be."""
+    if n := sum(len(synth.target_ids(tokenizer, sample)) > cfg.max_new for sample in samples):
+        print(f"{n} of {len(samples)} samples have a target of more than {cfg.max_new} tokens, which no search reaches: see --max_new")
 
 
 def room_for(tokenizer, cfg):
@@ -438,6 +453,7 @@ def main(argv=None):
             print(f"{too_long} samples left out: longer than {limit} tokens")
         if not samples:
             raise synth.DataError("no sample is left to search on")
+        tell_too_long(tokenizer, samples, search_cfg)
         trees = search(model, tokenizer, samples, search_cfg, cfg.seed)
     for tree in trees[:cfg.show]:
         print(show(tree, search_cfg))

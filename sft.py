@@ -59,7 +59,7 @@ def pick_device(name="auto"):
         try:
             return torch.zeros(1, device=name).device
         except (RuntimeError, AssertionError) as error:     # AssertionError: torch without CUDA
-            raise ModelError(f"--device {name}: {str(error).splitlines()[0]}") from None
+            raise ModelError(f"--device {name}: {first_line(error)}") from None
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -68,12 +68,13 @@ WIDE = 640     # of hidden states, from where a CPU's matrix units pay: in bfloa
 
 
 def autocast(model):
-    """bfloat16 where the hardware is faster in it: CUDA, and CPUs with matrix units for it if the model is wide; else full precision.
+    """bfloat16 where the hardware is faster in it: CUDA from Ampere on, and CPUs with matrix units for it if the model is wide.
 
-    A CPU without them (most laptops) emulates bfloat16, a hundred times slower than float32.
+    Else full precision: a CPU without them (most laptops) emulates bfloat16, a hundred times slower than float32.
     """
-    wide = model.config.get_text_config().hidden_size >= WIDE
-    fast = model.device.type == "cuda" or model.device.type == "cpu" and wide and torch.cpu._is_avx512_bf16_supported()
+    fast = model.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if model.device.type == "cpu":
+        fast = model.config.get_text_config().hidden_size >= WIDE and torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(model.device.type, dtype=torch.bfloat16) if fast else nullcontext()
 
 
@@ -82,6 +83,17 @@ TOKENS = Counter()     # what the policy has worked on: tokens trained (forward 
 
 def count_tokens(kind, n):
     TOKENS[kind] += n
+
+
+def out_of_memory(error):
+    """Is it the text of CUDA and MPS, of cuBLAS, or of a CPU?"""
+    texts = "out of memory", "STATUS_ALLOC_FAILED", "allocate memory", "not enough memory"
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+def first_line(error):
+    """What to tell of an error from elsewhere."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def within_memory(work, tokens):
@@ -93,14 +105,16 @@ def within_memory(work, tokens):
     while True:
         try:
             return work(tokens), tokens
-        except RuntimeError as error:     # the texts of CUDA and MPS, and of CPU
-            if not any(text in str(error) for text in ("out of memory", "allocate memory")):
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
                 raise
         if tokens < 64:
             raise TrainingError("out of memory, with one sample at a time too: leave out long ones with --max_tokens")
         tokens //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        elif torch.backends.mps.is_available():
+            torch.mps.empty_cache()
         tqdm.write(f"out of memory: going on with {tokens} tokens at a time")
 
 
@@ -110,8 +124,10 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, *
     key, value: (rows, as many heads or fewer, places, size). Each of the parts is (rows, places, taken, mask): slices of rows and of
     their places; the numbers of their queries, (rows, length), -1 where a row has fewer; and what those see, (rows, 1, length, places).
     Places outside of a part's are not read, nor keys and values once for each head: heads that share them stand side by side as one
-    head's queries.
+    head's queries. Raises ValueError for attention sinks (gpt-oss), which SDPA would leave out.
     """
+    if kwargs.get("s_aux") is not None:
+        raise ValueError("its attention has sinks")
     if not (parts := getattr(attention_mask, "parts", None)):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     (_, heads, length, size), shared = query.shape, key.shape[1]
@@ -145,10 +161,15 @@ def load_model(path, device="auto"):
     except Exception as error:    # missing folder, broken weights, unknown architecture: one line each
         if (Path(path) / "adapter.json").exists() and not (Path(path) / "config.json").exists():
             raise ModelError(f"{path}: an adapter without its model (a run of loop.py has the last policy whole, in final/)") from None
-        raise ModelError(f"{path}: no model could be loaded ({str(error).strip().splitlines()[0]})") from None
+        raise ModelError(f"{path}: no model could be loaded ({first_line(error)})") from None
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model = model.to(device).eval()
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)     # masked, whatever it is
+    try:
+        model = model.to(device).eval()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise ModelError(f"{path}: the device's memory cannot hold this model ({first_line(error)})") from None
     check_architecture(model, path)
     return model, tokenizer
 
@@ -173,8 +194,8 @@ def check_architecture(model, path):
         packed = apply_head(model, packed[0, order[:3]])
         alike = all((found - theirs).norm() <= 0.05 * theirs.norm() for found in (ours, packed))      # what bfloat16 leaves, and more
         alike &= all(layer.keys.shape[-2] == len(tokens) for layer in out[CACHE].layers)
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
-        raise ModelError(f"{path}: {type(model).__name__} cannot be used here ({str(error).strip().splitlines()[0]})") from None
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, AssertionError) as error:
+        raise ModelError(f"{path}: {type(model).__name__} cannot be used here ({first_line(error)})") from None
     if not alike:
         raise ModelError(f"{path}: {type(model).__name__} cannot be used here: its logits are not simply its head's, as Llama's and Qwen's "
                          "are")
@@ -197,8 +218,15 @@ def make_folder(path):
 
 
 def save_model(model, tokenizer, folder):
-    """A plain checkpoint that AutoModelForCausalLM loads; folds in any LoRA layers of a copy, not of `model`."""
+    """A plain checkpoint that AutoModelForCausalLM loads, with any LoRA layers folded in, in the dtype of the model's weights.
+
+    Where that is coarser than the update (bfloat16 keeps a tenth to a third of 50 steps at 1e-6) it says so: what save_lora writes is
+    exact. The model's own LoRA layers end unmerged.
+    """
     merge_lora(model)
+    if (kept := kept_by_merging(model)) < 0.9:
+        print(f"{folder}: rounded to {str(model.dtype).removeprefix('torch.')}, the merged weights keep {100 * kept:.0f}% of the update; "
+              "adapter.safetensors has all of it")
     state = {k.replace(".base.", "."): v for k, v in model.state_dict().items() if not k.endswith((".A", ".B"))}
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
@@ -247,16 +275,22 @@ class LoRALinear(nn.Module):
         low = F.linear(self.dropout(x), self.A) * self.scale  # scaled here, where it is only rank wide
         return y + F.linear(low, self.B).to(y.dtype)
 
+    def update(self):
+        """What the layer adds to its base's weight, in that weight's shape, float32."""
+        update = self.scale * self.B @ self.A  # (out, in)
+        return update.T if self.transposed else update
+
     @torch.no_grad()
     def merge(self):
         """Add the update to the base's weight, so that forward has no extra work (for search and decoding).
 
-        Keeps a copy of the base's weight: subtracting would not bring a bfloat16 weight back.
+        Keeps a copy of the base's weight: subtracting would not bring a bfloat16 weight back. Such a weight rounds small updates
+        (kept_by_merging).
         """
         if self.unmerged is None:
-            weight, update = self.base.weight, self.scale * self.B @ self.A  # update: (out, in)
+            weight = self.base.weight
             self.unmerged = weight.clone()
-            weight.copy_(weight.float() + (update.T if self.transposed else update))
+            weight.copy_(weight.float() + self.update())
 
     @torch.no_grad()
     def unmerge(self):
@@ -269,7 +303,8 @@ class LoRALinear(nn.Module):
 def add_lora(model, rank=8, alpha=16, dropout=0.0, targets=""):
     """Wrap, in place, linear layers with the regular expression `targets` in their names ("": all); freeze the rest.
 
-    Never the output head: its weight is often the embedding itself, which a merge would change too. Raises
+    Never the output head: its weight is often the embedding itself, which a merge would change too. Nor a mixture's experts, which
+    transformers keeps as one tensor (Mixtral, Qwen3-MoE): they are no linear layers. Raises
     ValueError, with the model as it was, when nothing matches or the model has LoRA layers already.
     """
     if lora_layers(model):
@@ -314,6 +349,18 @@ def merge_lora(model):
 def unmerge_lora(model):
     for layer in lora_layers(model).values():
         layer.unmerge()
+
+
+@torch.no_grad()
+def kept_by_merging(model):
+    """Of merged LoRA layers: the share of the update that the weights' rounding has left, 1.0 for none. The updates' scalar product
+    with what has changed, over their square: noise that rounding adds counts for nothing."""
+    found = wanted = 0.0
+    for layer in lora_layers(model).values():
+        update = layer.update()
+        found += (update * (layer.base.weight.float() - layer.unmerged.float())).sum().item()
+        wanted += (update * update).sum().item()
+    return found / wanted if wanted else 1.0
 
 
 def reset_lora(model):
@@ -400,7 +447,7 @@ class Batch:
     tokens: int              # all, without padding
 
     def to(self, device):
-        return Batch(*(x.to(device, non_blocking=True) if torch.is_tensor(x) else x for x in vars(self).values()))
+        return Batch(*(x.to(device) if torch.is_tensor(x) else x for x in vars(self).values()))
 
 
 def lay_out(rows, pad_id):

@@ -867,7 +867,7 @@ def subscribe_alerts(w, hazards: "list(word): words to warn about: about ~", cit
 @tool("education", "find a course|look for a course")
 def find_course(w, subject: "title: subject of the course: on the subject ~",
         level: "enum(beginner,expert): course level: at the level ~" = "beginner",
-        language: "language: teaching language: with teaching in ~" = "English"):
+        language: "language: teaching language: with teaching in ~" = "Italian"):
     """Find a course on a subject."""
     return w.add("course", subject=subject, level=level, language=language, weeks=w.number(4, 16, subject))
 @tool("education", "enroll a student|sign a student up")
@@ -1023,7 +1023,7 @@ def find_route(w, start: "street: street to start at: with start at ~",
     return w.add("route", goal=goal, meters=w.number(400, 9000, start, goal), vehicle=vehicle)
 @tool("maps", "start navigation|navigate along a route", name="maps.navigate")
 def navigate(w, route_id: "id(route): route to follow: along route ~",
-        language: "language: language of the voice: in the language ~" = "English",
+        language: "language: language of the voice: in the language ~" = "Spanish",
         screen: "device: screen to use: on the screen ~" = "phone"):
     """Start navigation along a route."""
     route = w.get("route", route_id)
@@ -1319,7 +1319,8 @@ def make_wish(rng, tool, phrasing, form_weights, strings, today, before=None, me
             forms.append("same")
             continue
         choices = forms_of(p.kind)
-        weights = [form_weights.get(f, 0) for f in choices]
+        unsaid = "unit" if p.kind == "pieces" and "dozen" not in form_weights else ""     # pieces come in dozens
+        weights = [form_weights.get(f, 0) * (f != unsaid) for f in choices]
         form = rng.choices(choices, weights)[0] if sum(weights) else "literal"
         args[p.name], phrase = draw(rng, p, form, strings, today)
         forms.append(form)
@@ -1406,16 +1407,31 @@ def tool_style(tokenizer):
     return tokenizer.init_kwargs.get("tool_style", "json")
 
 
-def chat_text(tokenizer, messages, prompt=True):
-    """Messages through the chat template; prompt: up to where the assistant's next answer begins."""
-    own = {} if tokenizer.chat_template else {"chat_template": DEFAULT_TEMPLATE}
-    try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False, **own)
-    except Exception as error:      # a template may raise what it likes; some take no system message
-        if [m["role"] for m in messages[:2]] == ["system", "user"]:
-            first = {"role": "user", "content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
-            return chat_text(tokenizer, [first, *messages[2:]], prompt)
-        raise DataError(f"the model's chat template does not take the roles {', '.join(m['role'] for m in messages)} ({error})") from None
+def chat_text(tokenizer, messages, prompt=True, today=""):
+    """Messages through the chat template; prompt: up to where the assistant's next answer begins; today: YYYY-MM-DD.
+
+    Some templates take no system message, some only users and assistants in turn: then what comes before a user's message joins it,
+    and a tool's result is the user's. Templates that write a date, such as Llama's, get the sample's, or one that is always the same.
+    """
+    date = day.fromisoformat(today or "2025-01-01").strftime("%d %b %Y")
+    given = {"date_string": date, "add_generation_prompt": prompt, "tokenize": False}
+    if not tokenizer.chat_template:
+        starts = tokenizer("?")["input_ids"][0] == tokenizer.bos_token_id
+        given["chat_template"] = "{{ bos_token }}" * starts + DEFAULT_TEMPLATE
+    for last, roles in enumerate(({}, {"system": "user"}, {"system": "user", "tool": "user"})):
+        turns = []
+        for m in messages:
+            role = roles.get(m["role"], m["role"])
+            if roles and turns and turns[-1]["role"] == role:
+                turns[-1] = {"role": role, "content": turns[-1]["content"] + "\n\n" + m["content"]}
+            else:
+                turns.append({**m, "role": role})
+        try:
+            return tokenizer.apply_chat_template(turns, **given)
+        except Exception as error:      # a template may raise what it likes
+            if last == 2:
+                raise DataError(f"the model's chat template does not take the roles {', '.join(m['role'] for m in messages)} "
+                                f"({error})") from None
 
 
 def end_of_turn(tokenizer):
@@ -1440,7 +1456,7 @@ def prompt_ids(tokenizer, sample):
     if rest and rest[0]["role"] == "system":      # a sample's own goes behind ours: many templates take one only
         first, rest = first + "\n\n" + rest[0]["content"], rest[1:]
     messages = [{"role": "system", "content": first}, *rest]
-    return tokenizer(chat_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
+    return tokenizer(chat_text(tokenizer, messages, today=sample.today), add_special_tokens=False)["input_ids"]
 
 
 def target_ids(tokenizer, sample):
@@ -1554,7 +1570,7 @@ class Sample:
 
 def level_of(tools, calls):
     """easy, medium or hard by the paper's rule (section "Stage 1"): |T| tools, L characters of JSON, |Y| calls."""
-    size, length, n_calls = len(tools), len(json.dumps(tools)), len(calls or ())
+    size, length, n_calls = len(tools), len(json.dumps(tools, ensure_ascii=False)), len(calls or ())
     if size >= 4 or length > 2000 or n_calls >= 4:
         return "hard"
     return "easy" if size <= 1 and length < 1000 and n_calls <= 1 else "medium"
@@ -1746,14 +1762,25 @@ def normalize_tools(tools):
     return [tool for i, tool in enumerate(tools) if tool["name"] not in (other["name"] for other in tools[:i])]
 
 
+PLAIN_TYPES = {"number": "float", "object": "dict", "str": "string", "int": "integer", "bool": "boolean", "list": "array",
+               "tuple": "tuple", "double": "float"}     # JSON schema's and Python's names -> BFCL's
+
+
 def plain_type(schema):
     """A property's schema with one type, in BFCL's names: of several, as JSON schema allows, the first that is not null.
-    So are the schemas within it: an array's items, an object's properties."""
+    So are the schemas within it: an array's items, an object's properties. Python's types, as in ToolACE, too: "List[int], optional"."""
     kind = schema.get("type", "any")
     if not isinstance(kind, str):
         kinds = [k for k in kind if k != "null"] if isinstance(kind, list) else []
         kind = kinds[0] if kinds and isinstance(kinds[0], str) else "any"
-    schema = {**schema, "type": {"number": "float", "object": "dict"}.get(kind, kind)} if "type" in schema else dict(schema)
+    kind = re.sub(r",\s*optional$", "", kind.strip(), flags=re.I)
+    if wrapped := re.fullmatch(r"Optional\[(.*)\]", kind):
+        kind = wrapped[1]
+    outer, within = re.fullmatch(r"(.*?)(?:\[(.*)\])?", kind, re.S).groups()
+    plain = PLAIN_TYPES.get(outer.lower(), outer.lower() if outer.lower() in PLAIN_TYPES.values() else kind)
+    schema = {**schema, "type": plain} if "type" in schema else dict(schema)
+    if plain == "array" and within and "items" not in schema:
+        schema["items"] = {"type": within}
     if "items" in schema:
         schema["items"] = plain_type(schema["items"]) if isinstance(schema["items"], dict) else {}
     if isinstance(schema.get("properties"), dict):

@@ -4,6 +4,7 @@
     python -m docs.experiments --tune                 # settings of each method, tried on the validation split
     python -m docs.experiments                        # every experiment, 5 seeds: many hours on a CPU
     python -m docs.experiments --only 4 --seeds 0,1   # some of it
+    python -m docs.experiments --arms "loop;same data"          # runs by name
     python -m docs.experiments --draw                 # the tables and figures again, from the lines alone
 
 Run it in the repository's root. Flags that are not the runner's own are loop.py's, for all runs: --model, --n,
@@ -47,6 +48,7 @@ from sft import (TOKENS, add_lora, context_length, fingerprint, learned_logps, l
 @dataclass
 class Settings:
     only: str = ""                   # experiments to run, between commas; none: all of 1 to 9
+    arms: str = ""                   # runs by name, between semicolons: of those experiments no others
     seeds: str = "0,1,2,3,4"         # between commas
     tune: bool = False               # instead of the experiments: try the settings in TRIES
     tune_seed: int = 100             # of data and training while settings are tried: no experiment's
@@ -153,10 +155,14 @@ def perform(arm, seed, number, settings, flags, lines, weights):
             raise ValueError(f"{path}: {arm.name}, seed {seed}, was run with {before}, not {now}: take its line out, or give other "
                              "--results and --out")
         return
-    home = Path(settings.out, f"{split}{seed}")
+    home, own_warm_up = Path(settings.out, f"{split}{seed}"), arm.name in ("loop", "warm-up")
     loops = [line for line in lines if (line["arm"], line["seed"], line["try"] is None) == ("loop", seed, number is None)]
     budget = max((line["cost"] for line in loops), default=0)      # while tuning: what its most expensive try has cost
-    if loops and arm.name != "loop" and not (home / "loop" / "warmup").exists():
+    if not own_warm_up and not loops:
+        raise ValueError(f"{arm.name}, seed {seed}, begins with the loop's warm-up and is compared with it: run loop, too")
+    if not own_warm_up and loops[0]["flags"] != flags:
+        raise ValueError(f"{path}: loop, seed {seed}, was run with {loops[0]['flags']}, not {flags}: give the same, or other --results and --out")
+    if not own_warm_up and not (home / "loop" / "warmup").exists():
         raise ValueError(f"{home / 'loop'} is not there, and {arm.name}, seed {seed}, begins with it: give --out, the folder of the runs "
                          f"in {path}, or begin anew with another --results")
     folder = home / re.sub(r"\W+", "_", f"{arm.name}{number or ''}")
@@ -447,11 +453,9 @@ def what_carries_over(run):
     def last(name):
         folder = home / re.sub(r"\W+", "_", name)
         adapters = [*folder.glob("sft"), *folder.glob("iter*[0-9]")]
-        if not adapters:
-            raise ValueError(f"{folder} is not there: run experiment 4 with the --out of its runs, or take their lines out of results.jsonl")
-        return max(adapters, key=lambda path: (len(path.name), path.name))
-    done = {arm.name: last(arm.name) for arm in all_arms(run.settings)
-            if "4" in arm.experiments.split() and arm.name not in ("loop", "what carries over")}
+        return max(adapters, key=lambda path: (len(path.name), path.name), default=None)
+    done = {arm.name: last(arm.name) for arm in all_arms(run.settings) if "4" in arm.experiments.split() and arm.name != "loop"}
+    done = {name: adapter for name, adapter in done.items() if adapter}      # those that were run
     rounds = {f"round {i}": run.warm / f"iter{i}" for i in range(1, cfg.iters + 1)}
     for name, adapter in {"warm-up": run.warm / "warmup", **rounds, **done}.items():
         model, tokenizer = run.load(adapter)
@@ -615,17 +619,21 @@ def main(argv=None):
         settings = replace(settings, seeds="0", out="out/quick" if settings.out == Settings.out else settings.out,
                            results="out/quick" if settings.results == Settings.results else settings.results,
                            sweep="2,4", many_rounds=3, bfcl_cases=4)
-    given, tried = {flag.split("=")[0] for flag in flags}, {f"--{key}" for tries in TRIES.values() for one in tries for key in one}
-    if {"--data", "--eval_split"} & given:
-        raise ValueError("--data and --eval_split are the runner's: experiments need the simulated world")
+    given = {flag.split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
+    tried = {f"__{key}" for tries in TRIES.values() for one in tries for key in one}
+    if {"__data", "__eval_split", "__seed"} & given:
+        raise ValueError("--data, --eval_split and --seed are the runner's: experiments need the simulated world, and have --seeds")
     if tried & given:
-        raise ValueError(f"{min(tried & given)} is what each method's tries set: change TRIES in docs/experiments.py")
+        raise ValueError(f"--{min(tried & given)[2:]} is what each method's tries set: change TRIES in docs/experiments.py")
     lines = read_lines(Path(settings.results, "results.jsonl"))
-    arms = all_arms(settings)
+    arms = {"warm-up": Arm("warm-up", "", plain), **{arm.name: arm for arm in all_arms(settings)}}
+    names = settings.arms.split(";") if settings.arms else list(arms)
+    if unknown := set(names) - set(arms) or (set() if settings.tune or not settings.arms else {"warm-up"} & set(names)):
+        raise ValueError(f"--arms knows no {min(unknown)!r}; there are {'; '.join(arms)}")
     wanted = set(settings.only.split(",")) if settings.only else set("123456789")
     if not wanted <= set("123456789"):
         raise ValueError(f"--only names experiments from 1 to 9 (got {settings.only})")
-    if "8" in wanted and importlib.util.find_spec("bfcl_eval") is None:
+    if "8" in wanted and "BFCL" in names and importlib.util.find_spec("bfcl_eval") is None:
         print("experiment 8 is left out: pip install --no-deps bfcl-eval==2026.3.23")
         wanted -= {"8"}
     weights = "" if settings.draw else fingerprint(load_model(loop_settings(flags)[0].model, "cpu")[0])
@@ -633,15 +641,13 @@ def main(argv=None):
         raise ValueError(f"{settings.results}/results.jsonl has runs of other weights than those of {loop_settings(flags)[0].model}: "
                          "begin anew with another --results and --out")
     if settings.tune and not settings.draw:
-        named = {"warm-up": Arm("warm-up", "", plain), **{arm.name: arm for arm in arms}}
-        for method, tries in TRIES.items():
-            for number in range(len(tries)):
-                perform(named[method], settings.tune_seed, number, settings, flags, lines, weights)
+        for method, number in ((method, number) for method, tries in TRIES.items() if method in names for number in range(len(tries))):
+            perform(arms[method], settings.tune_seed, number, settings, flags, lines, weights)
     for seed in map(int, settings.seeds.split(",") if not (settings.tune or settings.draw) else ()):
-        for arm in arms:
-            if wanted & set(arm.experiments.split()):
+        for name, arm in arms.items():
+            if name in names and wanted & set(arm.experiments.split()):
                 perform(arm, seed, None, settings, flags, lines, weights)
-    draw(lines, Path(settings.results), settings.quick)
+    draw(lines, Path(settings.results), settings.quick, list(arms.values()))
 
 
 if __name__ == "__main__":

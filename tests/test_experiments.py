@@ -185,6 +185,35 @@ def test_a_finished_set_runs_nothing_and_other_settings_are_refused(everything, 
         experiments.main([*here(everything), "--only", "4", *flags])
 
 
+def test_runs_by_name(everything, flags, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(experiments, "perform", lambda arm, seed, number, *rest: ran.append((arm.name, seed, number)))
+    monkeypatch.setattr(experiments, "draw", lambda *args: None)
+    experiments.main([*here(tmp_path), "--arms", "same data;loop", *flags])
+    assert ran == [("loop", 0, None), ("same data", 0, None)]      # the loop first, however they are named
+    experiments.main([*here(tmp_path), "--arms", "warm-up;steps, no tree, no C", "--tune", "True", *flags])
+    assert ran[2:] == [(name, 100, number) for name in ("warm-up", "steps, no tree, no C") for number in range(3)]
+
+
+def test_a_run_without_the_loop_or_with_other_flags_than_its_is_refused(everything, flags, tmp_path):
+    with pytest.raises(ValueError, match="same data, seed 0, begins with the loop's warm-up .* run loop, too"):
+        experiments.main([*here(tmp_path), "--arms", "same data", *flags])
+    lines = [line for line in read(everything) if line["arm"] == "loop"]
+    experiments.write_lines(lines, tmp_path / "results.jsonl")
+    with pytest.raises(ValueError, match="loop, seed 0, was run with .*: give the same"):
+        experiments.main([*here(tmp_path), "--arms", "same data", *flags, "--k", "3"])
+    assert read(tmp_path) == lines
+
+
+def test_a_table_compares_the_same_seeds(everything, tmp_path):
+    lines = read(everything)
+    another = [{**line, "seed": 1, "correct": {k: "1" * len(v) for k, v in line["correct"].items()}} for line in lines if line["arm"] == "loop"]
+    tables.draw(lines + another, tmp_path, arms=experiments.all_arms(experiments.Settings()))
+    text = (tmp_path / "results.md").read_text()
+    unchanged = next(row for row in text.splitlines() if row.startswith("| unchanged"))
+    assert "±" not in unchanged and "±" in next(row for row in text.splitlines() if row.startswith("| loop |"))
+
+
 def test_a_run_whose_warm_up_is_gone_says_so(everything, flags, tmp_path):
     lines = [line for line in read(everything) if line["arm"] == "loop"]
     experiments.write_lines(lines, tmp_path / "results.jsonl")
@@ -345,7 +374,9 @@ def test_independent_responses_become_a_tree_of_steps(tokenizer):
 
 
 @pytest.mark.parametrize("more, says", [(["--only", "12"], "--only names experiments"), (["--data", "x.jsonl"], "simulated world"), (["--data=x.jsonl"], "simulated world"),
-                                        (["--pref_lr", "1e-6"], "--pref_lr is what each method's tries set")])
+                                        (["--pref-lr", "1e-6"], "--pref_lr is what each method's tries set"), (["--seed=7"], "--seeds"),
+                                        (["--arms", "warm-up"], "--arms knows no 'warm-up'"),
+                                        (["--arms", "loop;sane data"], "--arms knows no 'sane data'; there are warm-up; loop;")])
 def test_mistakes_get_a_line(tmp_path, more, says):
     with pytest.raises(ValueError, match=says):
         experiments.main([*here(tmp_path), *more])

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,10 @@ def test_answers_of_one_conversation_are_all_trained_on_or_all_held_out(finished
     first = lambda samples: {s.messages[0]["content"] for s in samples}
     assert not first(train) & first(test) and len(train) + len(test) == 2 * len(talks)
     assert 0.15 < len(test) / (len(train) + len(test)) <= 0.2
+    (tmp_path / "apart").mkdir()
+    loop.make_data(replace(cfg, unseen=0.37), model, tokenizer, tmp_path / "apart")
+    train, unseen = (synth.read_samples(tmp_path / "apart" / f"{name}.jsonl")[0] for name in ("train", "unseen"))
+    assert not first(train) & first(unseen) and 0.3 < len(unseen) / (len(train) + len(unseen)) < 0.44
 
 
 def test_a_sample_leaves_room_for_a_response(finished, tmp_path):
@@ -263,6 +268,7 @@ def test_own_data_is_split_and_scored(finished, tmp_path):
     (["--model", "nowhere/at-all"], "no model could be loaded"),
     (["--data", "missing.jsonl"], "missing.jsonl"),
     (["--iters", "0"], "--iters has to be at least 1"),
+    (["--data", "x.jsonl", "--eval_split", "val"], "--eval_split val is of the simulated world"),
     (["--replay", "1", "--sft_weight", "0"], "--replay 1 needs --sft_weight above 0"),
     (["--iter", "3"], "there is no setting --iter, but --iters"),
     (["--learning_rate", "3"], "there is no setting --learning_rate (--help lists them)")])

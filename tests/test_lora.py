@@ -10,8 +10,9 @@ from transformers import (AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Lla
                           Qwen2Config, Qwen2ForCausalLM)
 from transformers.pytorch_utils import Conv1D
 
-from sft import (LoRALinear, add_lora, fold_lora, load_lora, lora_layers, lora_parameters, lora_tensors,
-                 merge_lora, reset_lora, save_lora, unmerge_lora)
+from conftest import tiny
+from sft import (LoRALinear, add_lora, fold_lora, kept_by_merging, load_lora, lora_layers, lora_parameters, lora_tensors,
+                 merge_lora, reset_lora, save_lora, save_model, unmerge_lora)
 
 # No matrix but attention's output is square, so that a transposed one cannot pass unseen.
 LLAMA = LlamaConfig(vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
@@ -156,6 +157,21 @@ def test_fold_writes_a_plain_checkpoint(model, tmp_path):
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert torch.equal(logits(loaded), logits(model))
     torch.testing.assert_close(logits(loaded), adapted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype, size, kept", [(torch.float32, 1e-6, (0.99, 1.01)), (torch.bfloat16, 1e-2, (0.9, 1.1)),
+                                               (torch.bfloat16, 1e-6, (-0.1, 0.3))])
+def test_what_a_merged_weight_keeps_of_a_small_update(tokenizer, tmp_path, capsys, dtype, size, kept):
+    model = tiny("qwen2", len(tokenizer)).to(dtype)
+    shake(add_lora(model, rank=4, alpha=4))
+    for layer in lora_layers(model).values():
+        with torch.no_grad():
+            layer.B.mul_(size / layer.update().abs().mean())
+    merge_lora(model)
+    assert kept[0] < kept_by_merging(model) < kept[1]
+    unmerge_lora(model)
+    save_model(model, tokenizer, tmp_path)
+    assert ("rounded to bfloat16, the merged weights keep" in capsys.readouterr().out) == (kept[1] < 0.9)
 
 
 def test_save_and_load(model, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -247,6 +248,14 @@ def test_trees_do_not_know_of_each_other(model, tokenizer, few, self_eval):
         for x, y in zip(a.nodes, b.nodes):
             for key in ("prior", "q", "r", "reward", "outcome", "grade", "value"):
                 assert getattr(x, key) == pytest.approx(getattr(y, key), abs=1e-4)
+
+
+def test_targets_that_no_search_reaches_are_told(tokenizer, few, capsys):
+    longest = max(len(synth.target_ids(tokenizer, sample)) for sample in few)
+    mcts.tell_too_long(tokenizer, few, replace(CFG, max_new=longest))
+    assert capsys.readouterr().out == ""
+    mcts.tell_too_long(tokenizer, few, replace(CFG, max_new=longest - 1))
+    assert re.match(rf"\d+ of {len(few)} samples have a target of more than {longest - 1} tokens", capsys.readouterr().out)
 
 
 def test_an_end_of_turn_right_behind_a_step_is_a_child(qwen2, tokenizer, few):

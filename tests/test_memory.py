@@ -68,9 +68,12 @@ def test_less_at_a_time(qwen2, tokenizer, samples, monkeypatch, capsys, stage):
     assert 1 <= len(said) <= len(refused) <= 12
 
 
-def test_nothing_left_to_halve(qwen2, tokenizer, samples, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+                                   RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), MemoryError()],
+                         ids=["CPU", "cuBLAS", "numpy"])
+def test_nothing_left_to_halve(qwen2, tokenizer, samples, monkeypatch, error):
     def none(*args, **kwargs):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
+        raise error
     monkeypatch.setattr(type(qwen2.model), "forward", none)
     with pytest.raises(sft.TrainingError, match="out of memory, with one sample at a time too"):
         perplexity(qwen2, tokenizer, samples)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import (AutoModelForCausalLM, BloomConfig, Gemma2Config, GPT2Config, GraniteConfig, MambaConfig,
-                          MistralConfig)
+from transformers import (AutoModelForCausalLM, BloomConfig, Gemma2Config, GPT2Config, GptOssConfig, GraniteConfig,
+                          MambaConfig, MistralConfig)
 
 import sft
 import synth
@@ -240,6 +240,7 @@ SHAPE = dict(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_la
     (GraniteConfig(**SHAPE, logits_scaling=8.0), False), (MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2), False),
     (BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4), False), (MistralConfig(**SHAPE, sliding_window=16), True),
     (Gemma2Config(**{**SHAPE, "head_dim": 8}, final_logit_softcapping=0.5), False),
+    (GptOssConfig(**SHAPE, head_dim=8, num_local_experts=4, num_experts_per_tok=2), False),
     (GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4), True)], ids=lambda x: x.model_type if hasattr(x, "model_type") else "")
 def test_a_model_that_would_be_scored_wrongly_is_refused(kind, usable, tokenizer, tmp_path):
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import synth
@@ -195,6 +196,14 @@ def test_forms_kept_for_the_base_and_the_test(drawn):
     in_test = {form for s in drawn["test"] for form in s.forms}
     assert not in_train & set(BASE_ONLY) and set(BASE_ONLY) <= in_test
     assert {"literal", "words", "unit", "half", "long", "ordinal", "relative", "ampm", "paraphrase"} <= in_train & in_test
+    texts = " ".join(queries(make_samples(3000, "train", seed=1)))
+    assert not re.search(r"\b(dozen|twice|double|two times \d|(quarter|half) past|days after)\b", texts)
+
+
+def test_no_default_is_another_splits_value():
+    for t in TOOLS.values():
+        others = {value for p in t.params for split, pool in POOLS.get(p.kind, {}).items() if split != t.split for value in pool}
+        assert not others & {p.default for p in t.params if isinstance(p.default, str)}, t.name
 
 
 @pytest.mark.parametrize("form, example", [("twice", r"\b(twice|double|two times) \d"), ("dozen", r"\bdozen\b"),
@@ -532,6 +541,22 @@ def test_a_property_of_several_types_gets_one(given, taken):
     assert synth.signature(tool).startswith("f(x: ")
 
 
+@pytest.mark.parametrize("given, taken, items", [
+    ("str, optional", "string", None), ("int", "integer", None), ("List[int]", "array", {"type": "integer"}), ("Optional[bool]", "boolean", None),
+    ("List[List[float]], optional", "array", {"type": "array", "items": {"type": "float"}}), ("Tuple[float, float]", "tuple", None),
+    ("Dict[str, int]", "dict", None), ("List", "array", None), ("String", "string", None), ("Callable[[float], float]",) * 2 + (None,)])
+def test_pythons_types_become_bfcls(given, taken, items):
+    """ToolACE has them in more than half of its parameters."""
+    tool = synth.normalize_tool({"name": "f", "parameters": {"x": {"type": given, "description": "d"}}})
+    assert tool["parameters"]["properties"]["x"] == {"type": taken, "description": "d"} | ({"items": items} if items else {})
+
+
+def test_a_python_string_is_compared_as_bfcl_compares_strings():
+    [sample] = synth.from_record({"tools": [{"name": "f", "parameters": {"x": {"type": "str"}, "y": {"type": "float, optional"}}}],
+                                  "messages": [{"role": "user", "content": "?"}], "target": '[f(x="New York", y=5.0)]'}, "0")
+    assert judge(sample, '[f(x="new york", y=5)]') is None and judge(sample, '[f(x="Newark", y=5)]') == "wrong value"
+
+
 def test_openais_types_become_bfcls_within_arrays_and_objects_too():
     """So 5 is a right 5.0, and an object's strings are compared as BFCL compares them."""
     schema = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": ["x"], "properties": {
@@ -579,5 +604,32 @@ def test_a_template_without_a_system_role_gets_the_tools_with_the_first_message(
         + chatml.chat_template
     text = plain.decode(prompt_ids(plain, sample))
     assert text.startswith("<|im_start|>user\nYou are an expert") and sample.messages[0]["content"] in text and "system" not in text[:30]
-    with pytest.raises(DataError, match="chat template does not take the roles user, tool .*no tool"):
-        chat_text(plain, [{"role": "user", "content": "?"}, {"role": "tool", "content": "!"}])
+    with pytest.raises(DataError, match="chat template does not take the roles user, judge .*no judge"):
+        chat_text(plain, [{"role": "user", "content": "?"}, {"role": "judge", "content": "!"}])
+
+
+def test_a_template_of_users_and_assistants_in_turn_takes_every_sample(chatml, drawn):
+    strict = copy.deepcopy(chatml)
+    strict.chat_template = ("{% for m in messages %}{% if m.role != ['user', 'assistant'][loop.index0 % 2] %}"
+                            "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + chatml.chat_template)
+    for sample in drawn["train"]:
+        text = strict.decode(prompt_ids(strict, sample))
+        assert all(m["content"] in text for m in sample.messages) and "<|im_start|>tool" not in text
+    assert any(m["role"] == "tool" for sample in drawn["train"] for m in sample.messages)
+
+
+def test_a_template_that_writes_the_date_gets_the_samples_or_always_the_same(chatml, drawn):
+    dated = copy.deepcopy(chatml)
+    dated.chat_template = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}" \
+        "Today: {{ date_string }}." + chatml.chat_template
+    sample = replace(drawn["train"][0], today="2026-03-04")
+    assert dated.decode(prompt_ids(dated, sample)).startswith("Today: 04 Mar 2026.")
+    assert dated.decode(prompt_ids(dated, replace(sample, today=""))).startswith("Today: 01 Jan 2025.")
+
+
+def test_without_a_template_a_text_begins_as_the_tokenizer_begins_it(tokenizer):
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template, bare.bos_token = None, bare.eos_token
+    assert chat_text(bare, [{"role": "user", "content": "?"}]).startswith("user: ?")      # this one begins with nothing of its own
+    bare._tokenizer.post_processor = TemplateProcessing(single=f"{bare.bos_token} $A", special_tokens=[(bare.bos_token, bare.bos_token_id)])
+    assert chat_text(bare, [{"role": "user", "content": "?"}]).startswith(bare.bos_token + "user: ?")
