@@ -143,7 +143,7 @@ def accuracy(pairs, loss, beta):
 @dataclass
 class DPOConfig:
     loss: str = "dpo"                # dpo, ipo, simpo (the paper's best), orpo
-    beta: float = 0.3                # DPO: 0.1 in the ancestor; SimPO: 2.5 in the released script; IPO's tau, ORPO's lambda
+    beta: float = 1.0                # DPO: 0.1 in the ancestor; SimPO: 2.5 in the released script; IPO's tau, ORPO's lambda
     margin: float = 0.5              # SimPO's gamma: the margin that the chosen fragment should have
     smooth_by_visits: bool = False   # DPO: label smoothing by visit counts, as the ancestor does
     sft_weight: float = 0.0          # weight of cross-entropy on a right response of each tree; 0: preferences only

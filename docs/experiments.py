@@ -63,7 +63,7 @@ class Settings:
 
 # The same number for each method, each saying all that it tries, since a method starts from the warm-up's best and the loop's,
 # which are found first. The first stands where none has been tried; {}: loop.py's own.
-PREFERENCE = [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 0.3), (4e-4, 0.3), (2e-4, 1.0))]
+PREFERENCE = [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 1.0), (4e-4, 1.0), (2e-4, 0.3))]
 SFT = [{"lr": lr} for lr in (1e-3, 5e-4, 2e-3)]
 TRIES = {
     "warm-up": [{}, {"lr": 5e-4}, {"lr": 2e-3}],
