@@ -334,8 +334,8 @@ def main(argv=None):
     trees = [paired_tree(t, preference_pairs(t, pair_cfg), bool(cfg.sft_weight)) for t in grown]
     trees = [t for t in trees if t]
     if not trees:
-        raise ValueError(f"{files.trees}: no tree has a pair (pairs are made here: give mcts.py's flags once more, such as --outcome, "
-                         "--min_gap and --across)")
+        raise ValueError(f"{files.trees}: no tree has a pair (pairs are made here: give those of mcts.py's flags once more that they depend "
+                         "on, --outcome, --min_gap, --min_chosen, --near and --across)")
     torch.manual_seed(files.seed)
     add_lora(model, files.rank, files.alpha, files.dropout, files.targets)
     log = optimize(model, tokenizer, trees, cfg, files.seed)

@@ -226,7 +226,7 @@ def save_model(model, tokenizer, folder):
     merge_lora(model)
     if (kept := kept_by_merging(model)) < 0.9:
         print(f"{folder}: rounded to {str(model.dtype).removeprefix('torch.')}, the merged weights keep {100 * kept:.0f}% of the update; "
-              "adapter.safetensors has all of it")
+              "the adapter itself has all of it")
     state = {k.replace(".base.", "."): v for k, v in model.state_dict().items() if not k.endswith((".A", ".B"))}
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)

@@ -1411,7 +1411,7 @@ def chat_text(tokenizer, messages, prompt=True, today=""):
     """Messages through the chat template; prompt: up to where the assistant's next answer begins; today: YYYY-MM-DD.
 
     Some templates take no system message, some only users and assistants in turn: then what comes before a user's message joins it,
-    and a tool's result is the user's. Templates that write a date, such as Llama's, get the sample's, or one that is always the same.
+    and a tool's result is the user's. Templates that ask for a date_string, as Llama's do, get the sample's, or one that is always the same.
     """
     date = day.fromisoformat(today or "2025-01-01").strftime("%d %b %Y")
     given = {"date_string": date, "add_generation_prompt": prompt, "tokenize": False}
@@ -1776,7 +1776,7 @@ def plain_type(schema):
     kind = re.sub(r",\s*optional$", "", kind.strip(), flags=re.I)
     if wrapped := re.fullmatch(r"Optional\[(.*)\]", kind):
         kind = wrapped[1]
-    outer, within = re.fullmatch(r"(.*?)(?:\[(.*)\])?", kind, re.S).groups()
+    outer, within = re.fullmatch(r"(.*?)(?:\[(.+)\])?", kind, re.S).groups()
     plain = PLAIN_TYPES.get(outer.lower(), outer.lower() if outer.lower() in PLAIN_TYPES.values() else kind)
     schema = {**schema, "type": plain} if "type" in schema else dict(schema)
     if plain == "array" and within and "items" not in schema:
