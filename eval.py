@@ -800,15 +800,17 @@ def graded_outcome(sample, response):
 MAX_NEW = 200     # tokens that a response may have when a model is scored
 
 
-def answer(model, tokenizer, samples, max_new=None, temperature=0.0, seed=0, copies=1, max_tokens=65536, progress=False):
-    """Responses (text) to each sample: a list of `copies` of them each. max_tokens: of cache, in flight.
+def response_limit(tokenizer, sample, max_new=0):
+    """Tokens that a response to a sample may have: max_new; 0: MAX_NEW, or as many as the target where that is longer."""
+    return max_new or max(MAX_NEW, len(synth.target_ids(tokenizer, sample)) if sample.target else 0)
 
-    max_new: tokens that a response may have; none: MAX_NEW, or as many as the target where that is longer.
-    """
+
+def answer(model, tokenizer, samples, max_new=0, temperature=0.0, seed=0, copies=1, max_tokens=65536, progress=False):
+    """Responses (text) to each sample: a list of `copies` of them each. max_new: see response_limit; max_tokens: of cache, in flight."""
     stop_id, texts = stop_token(tokenizer), [None] * len(samples)
     asked = [synth.prompt_ids(tokenizer, s) for s in samples]
-    drafts = [synth.target_ids(tokenizer, s)[:max_new] if s.target else [] for s in samples]      # fewer passes, the same samples
-    limits = [max_new or max(MAX_NEW, len(ids)) for ids in drafts]
+    limits = [response_limit(tokenizer, s, max_new) for s in samples]
+    drafts = [synth.target_ids(tokenizer, s)[:n] if s.target else [] for s, n in zip(samples, limits)]     # fewer passes, the same samples
     room = max(map(len, drafts), default=0) + (copies + 1) * max(limits, default=0)
     order = sorted(range(len(samples)), key=lambda i: len(asked[i]))
     bar = tqdm(total=len(samples), desc="eval", disable=not progress, leave=False)
@@ -829,7 +831,7 @@ def answer(model, tokenizer, samples, max_new=None, temperature=0.0, seed=0, cop
     return texts
 
 
-def evaluate(model, tokenizer, samples, max_new=None, progress=False):
+def evaluate(model, tokenizer, samples, max_new=0, progress=False):
     """Greedy decoding of every sample -> one record each: id, correct, error, response, level, scenario, forms, talk."""
     texts = answer(model, tokenizer, samples, max_new, progress=progress)
     records = []
@@ -969,7 +971,7 @@ class EvalConfig:
     n: int = 1000                  # heldout without --data: number of samples
     seed: int = 0                  # of the simulated samples, and of what --samples draws
     answers: str = ""              # JSON lines of `id` and `result`: score these; no model is needed
-    max_new: int = MAX_NEW         # tokens a response may have
+    max_new: int = 0               # tokens a response may have; 0: 200, or as many as the target where that is longer
     samples: int = 0               # answers to sample for each question too, for what rounds may find and could reach
     temperature: float = 1.0       # at which they are sampled
     max_tokens: int = 4096         # longer prompts, or such as leave no room for a response, count as wrong answers
@@ -982,7 +984,9 @@ def main(argv=None):
     cfg, = synth.read_flags(argv, EvalConfig)
     if bool(cfg.model) == bool(cfg.answers):
         raise ValueError("give either --model or --answers")
-    check_at_least_one(cfg, "n", "max_new")
+    check_at_least_one(cfg, "n")
+    if cfg.max_new < 0:
+        raise ValueError(f"--max_new is at least 0 (got {cfg.max_new})")
     if cfg.samples < 0 or cfg.temperature <= 0:
         raise ValueError(f"--samples is at least 0 and --temperature above it (got {cfg.samples}, {cfg.temperature})")
     if cfg.samples and (cfg.answers or cfg.bench == "base"):
@@ -1018,10 +1022,10 @@ def main(argv=None):
         texts, fits = [given[sample.id] for sample in samples], [True] * len(samples)
     else:
         model, tokenizer = load_model(cfg.model, cfg.device)
-        limit = context_length(model, cfg.max_tokens, room=cfg.max_new)
-        fits = [len(synth.prompt_ids(tokenizer, s)) <= limit for s in samples]
+        rooms = [context_length(model, cfg.max_tokens, room=response_limit(tokenizer, s, cfg.max_new)) for s in samples]
+        fits = [len(synth.prompt_ids(tokenizer, s)) <= room for s, room in zip(samples, rooms)]
         if not all(fits):
-            print(f"{fits.count(False)} prompts are longer than {limit} tokens: counted as wrong, not cut")
+            print(f"{fits.count(False)} prompts are longer than {max(rooms)} tokens: counted as wrong, not cut")
         found = iter(answer(model, tokenizer, [s for s, fit in zip(samples, fits) if fit], cfg.max_new, progress=True))
         texts = [next(found)[0] if fit else "" for fit in fits]
     check = score_bfcl if cfg.bench == "bfcl" else judge

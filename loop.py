@@ -218,7 +218,7 @@ def make_data(cfg, model, tokenizer, folder, room=0):
         if too_long:
             print(f"{too_long} held-out samples left out: longer than the model's context")
     seen = max(1, round((1 - cfg.unseen) * len(train)))
-    if cfg.data and 0 < seen < len(train):     # at the end of a conversation
+    if cfg.data and seen < len(train):     # at the end of a conversation
         ends = np.cumsum([len(one) for one in conversations])
         seen = int(ends[np.abs(ends - seen).argmin()])
     train, unseen = train[:seen], train[seen:]

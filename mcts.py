@@ -27,6 +27,7 @@ OUTCOMES = ("graded", "exact", "none")
 
 @dataclass
 class PairConfig:
+    """What makes the pairs of a tree (preference_pairs)."""
     outcome: str = "graded"          # O of a finished response: graded, exact (+1, -1), or none: R = C alone
     min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
     min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
@@ -37,6 +38,7 @@ class PairConfig:
 
 @dataclass
 class SearchConfig(PairConfig):
+    """What makes a tree; and its pairs, which `show` marks."""
     simulations: int = 6             # a tree; the released script: 5, the ancestor: 64
     k: int = 3                       # steps sampled at a node, as in the released script
     temperature: float = 1.0         # of the sampled steps and rollouts; the released script: 1.5

@@ -70,7 +70,7 @@ WIDE = 640     # of hidden states, from where a CPU's matrix units pay: in bfloa
 def autocast(model):
     """bfloat16 where the hardware is faster in it: CUDA from Ampere on, and CPUs with matrix units for it if the model is wide.
 
-    Else full precision: a CPU without them (most laptops) emulates bfloat16, a hundred times slower than float32.
+    Else the weights' own precision, float32 on a CPU: one without them (most laptops) emulates bfloat16, a hundred times slower.
     """
     fast = model.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if model.device.type == "cpu":
@@ -225,8 +225,8 @@ def save_model(model, tokenizer, folder):
     """
     merge_lora(model)
     if (kept := kept_by_merging(model)) < 0.9:
-        print(f"{folder}: rounded to {str(model.dtype).removeprefix('torch.')}, the merged weights keep {100 * kept:.0f}% of the update; "
-              "the adapter itself has all of it")
+        print(f"rounded to {str(model.dtype).removeprefix('torch.')}, the merged weights keep {100 * kept:.0f}% of the update; the adapter "
+              "has all of it")
     state = {k.replace(".base.", "."): v for k, v in model.state_dict().items() if not k.endswith((".A", ".B"))}
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
@@ -304,8 +304,8 @@ def add_lora(model, rank=8, alpha=16, dropout=0.0, targets=""):
     """Wrap, in place, linear layers with the regular expression `targets` in their names ("": all); freeze the rest.
 
     Never the output head: its weight is often the embedding itself, which a merge would change too. Nor a mixture's experts, which
-    transformers keeps as one tensor (Mixtral, Qwen3-MoE): they are no linear layers. Raises
-    ValueError, with the model as it was, when nothing matches or the model has LoRA layers already.
+    transformers keeps as one tensor (Mixtral, Qwen3-MoE): they are no linear layers. Raises ValueError, with the model as it was,
+    when nothing matches or the model has LoRA layers already.
     """
     if lora_layers(model):
         raise ValueError("this model already has LoRA layers: reset_lora starts them anew, fold_lora makes it plain")

@@ -1411,14 +1411,16 @@ def chat_text(tokenizer, messages, prompt=True, today=""):
     """Messages through the chat template; prompt: up to where the assistant's next answer begins; today: YYYY-MM-DD.
 
     Some templates take no system message, some only users and assistants in turn: then what comes before a user's message joins it,
-    and a tool's result is the user's. Templates that ask for a date_string, as Llama's do, get the sample's, or one that is always the same.
+    and a tool's result is the user's. A template that writes a date gets the sample's, or one that is always the same. Raises DataError.
     """
     date = day.fromisoformat(today or "2025-01-01").strftime("%d %b %Y")
-    given = {"date_string": date, "add_generation_prompt": prompt, "tokenize": False}
-    if not tokenizer.chat_template:
-        starts = tokenizer("?")["input_ids"][0] == tokenizer.bos_token_id
-        given["chat_template"] = "{{ bos_token }}" * starts + DEFAULT_TEMPLATE
-    for last, roles in enumerate(({}, {"system": "user"}, {"system": "user", "tool": "user"})):
+    if tokenizer.chat_template:
+        template = tokenizer.get_chat_template()
+    else:
+        template = "{{ bos_token }}" * (tokenizer("?")["input_ids"][0] == tokenizer.bos_token_id) + DEFAULT_TEMPLATE
+    if "strftime_now" in template:      # some ask for a date_string, as Llama's do, some read the clock
+        template = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro -%}" + template
+    for roles in ({}, {"system": "user"}, {"system": "user", "tool": "user"}):
         turns = []
         for m in messages:
             role = roles.get(m["role"], m["role"])
@@ -1427,11 +1429,11 @@ def chat_text(tokenizer, messages, prompt=True, today=""):
             else:
                 turns.append({**m, "role": role})
         try:
-            return tokenizer.apply_chat_template(turns, **given)
+            return tokenizer.apply_chat_template(turns, chat_template=template, date_string=date, add_generation_prompt=prompt,
+                                                 tokenize=False)
         except Exception as error:      # a template may raise what it likes
-            if last == 2:
-                raise DataError(f"the model's chat template does not take the roles {', '.join(m['role'] for m in messages)} "
-                                f"({error})") from None
+            problem = error
+    raise DataError(f"the model's chat template does not take the roles {', '.join(m['role'] for m in messages)} ({problem})")
 
 
 def end_of_turn(tokenizer):

@@ -37,7 +37,7 @@ import torch
 
 import loop
 import synth
-from docs.tables import KINDS, best_try, cost, draw
+from docs.tables import KINDS, best_try, cost, draw, names
 from dpo import DPOConfig, micro_batches, paired_tree
 from eval import BFCL_CATEGORIES, MAX_NEW, answer, bfcl_sample, evaluate, judge, load_bfcl, response_text, score_bfcl, stop_token
 from mcts import Node, SearchConfig, cut_steps, preference_pairs, read_trees, room_for, search
@@ -155,16 +155,18 @@ def perform(arm, seed, number, settings, flags, lines, weights):
             raise ValueError(f"{path}: {arm.name}, seed {seed}, was run with {before}, not {now}: take its line out, or give other "
                              "--results and --out")
         return
-    home, own_warm_up = Path(settings.out, f"{split}{seed}"), arm.name in ("loop", "warm-up")
+    home = Path(settings.out, f"{split}{seed}")
     loops = [line for line in lines if (line["arm"], line["seed"], line["try"] is None) == ("loop", seed, number is None)]
     budget = max((line["cost"] for line in loops), default=0)      # while tuning: what its most expensive try has cost
-    if not own_warm_up and not loops:
-        raise ValueError(f"{arm.name}, seed {seed}, begins with the loop's warm-up and is compared with it: run loop, too")
-    if not own_warm_up and loops[0]["flags"] != flags:
-        raise ValueError(f"{path}: loop, seed {seed}, was run with {loops[0]['flags']}, not {flags}: give the same, or other --results and --out")
-    if not own_warm_up and not (home / "loop" / "warmup").exists():
-        raise ValueError(f"{home / 'loop'} is not there, and {arm.name}, seed {seed}, begins with it: give --out, the folder of the runs "
-                         f"in {path}, or begin anew with another --results")
+    if arm.name not in ("loop", "warm-up"):      # all others begin with the loop's warm-up
+        if not loops:
+            raise ValueError(f"{arm.name}, seed {seed}, begins with the loop's warm-up and is compared with it: run loop, too")
+        if loops[0]["flags"] != flags:
+            raise ValueError(f"{path}: loop, seed {seed}, was run with {loops[0]['flags']}, not {flags}: give the same, or other --results "
+                             "and --out")
+        if not (home / "loop" / "warmup").exists():
+            raise ValueError(f"{home / 'loop'} is not there, and {arm.name}, seed {seed}, begins with it: give --out, the folder of the runs "
+                             f"in {path}, or begin anew with another --results")
     folder = home / re.sub(r"\W+", "_", f"{arm.name}{number or ''}")
     one = Run(settings, folder, home / "loop", [*flags, *as_flags(differ)], budget)
     print(f"--- {arm.name}: {differ}", flush=True)
@@ -453,9 +455,11 @@ def what_carries_over(run):
     def last(name):
         folder = home / re.sub(r"\W+", "_", name)
         adapters = [*folder.glob("sft"), *folder.glob("iter*[0-9]")]
-        return max(adapters, key=lambda path: (len(path.name), path.name), default=None)
-    done = {arm.name: last(arm.name) for arm in all_arms(run.settings) if "4" in arm.experiments.split() and arm.name != "loop"}
-    done = {name: adapter for name, adapter in done.items() if adapter}      # those that were run
+        if not adapters:
+            raise ValueError(f"{folder} is not there: run experiment 4 with the --out of its runs, or take their lines out of results.jsonl")
+        return max(adapters, key=lambda path: (len(path.name), path.name))
+    lines = read_lines(Path(run.settings.results, "results.jsonl"))
+    done = {name: last(name) for name in names([line for line in lines if line["seed"] == cfg.seed], "4")}
     rounds = {f"round {i}": run.warm / f"iter{i}" for i in range(1, cfg.iters + 1)}
     for name, adapter in {"warm-up": run.warm / "warmup", **rounds, **done}.items():
         model, tokenizer = run.load(adapter)
@@ -627,13 +631,14 @@ def main(argv=None):
         raise ValueError(f"--{min(tried & given)[2:]} is what each method's tries set: change TRIES in docs/experiments.py")
     lines = read_lines(Path(settings.results, "results.jsonl"))
     arms = {"warm-up": Arm("warm-up", "", plain), **{arm.name: arm for arm in all_arms(settings)}}
-    names = settings.arms.split(";") if settings.arms else list(arms)
-    if unknown := set(names) - set(arms) or (set() if settings.tune or not settings.arms else {"warm-up"} & set(names)):
-        raise ValueError(f"--arms knows no {min(unknown)!r}; there are {'; '.join(arms)}")
+    known = TRIES if settings.tune else [name for name in arms if name != "warm-up"]
+    chosen = settings.arms.split(";") if settings.arms else known
+    if unknown := set(chosen) - set(known):
+        raise ValueError(f"--arms knows no {min(unknown)!r}; there are {'; '.join(known)}")
     wanted = set(settings.only.split(",")) if settings.only else set("123456789")
     if not wanted <= set("123456789"):
         raise ValueError(f"--only names experiments from 1 to 9 (got {settings.only})")
-    if "8" in wanted and "BFCL" in names and importlib.util.find_spec("bfcl_eval") is None:
+    if "8" in wanted and "BFCL" in chosen and importlib.util.find_spec("bfcl_eval") is None:
         print("experiment 8 is left out: pip install --no-deps bfcl-eval==2026.3.23")
         wanted -= {"8"}
     weights = "" if settings.draw else fingerprint(load_model(loop_settings(flags)[0].model, "cpu")[0])
@@ -641,11 +646,12 @@ def main(argv=None):
         raise ValueError(f"{settings.results}/results.jsonl has runs of other weights than those of {loop_settings(flags)[0].model}: "
                          "begin anew with another --results and --out")
     if settings.tune and not settings.draw:
-        for method, number in ((method, number) for method, tries in TRIES.items() if method in names for number in range(len(tries))):
-            perform(arms[method], settings.tune_seed, number, settings, flags, lines, weights)
+        for method in (method for method in TRIES if method in chosen):
+            for number in range(len(TRIES[method])):
+                perform(arms[method], settings.tune_seed, number, settings, flags, lines, weights)
     for seed in map(int, settings.seeds.split(",") if not (settings.tune or settings.draw) else ()):
         for name, arm in arms.items():
-            if name in names and wanted & set(arm.experiments.split()):
+            if name in chosen and wanted & set(arm.experiments.split()):
                 perform(arm, seed, None, settings, flags, lines, weights)
     draw(lines, Path(settings.results), settings.quick, list(arms.values()))
 

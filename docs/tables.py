@@ -321,41 +321,58 @@ SECTIONS = {
 INTRODUCTION = """# Results
 
 Percent of held-out samples answered exactly right, mean ± standard deviation over seeds; in brackets, a paired bootstrap 95%
-interval over seeds and samples (with one seed over samples alone, so too narrow). Cost, in millions of tokens: 3 x trained + decoded + scored. Experiment 4's runs and `one round`
-cost at least what the loop did, the other variants of experiment 5 at least 95% of it (rounds are added), but for the numbers of
-simulations, which cost what they say.
+interval over seeds and samples (with one seed over samples alone, so too narrow). Cost, in millions of tokens: 3 x trained + decoded +
+scored. Experiment 4's runs and `one round` cost at least what the loop did, the other variants of experiment 5 at least 95% of it (rounds
+are added), but for the numbers of simulations, which cost what they say.
 """
 
 
-def draw(lines, folder, quick=False, arms=()):
-    """results.md: each section's table and figure between its marks; what a person wrote around them stays.
+def commands(lines, numbers, arms, quick):
+    """Those that make the lines of these experiments, one for each set of seeds; without numbers those that make the tries.
 
-    arms: all that there are, with the numbers of their experiments; a command names those with lines where others have none.
+    arms: all that there are; a command names its own, where there are others in its experiments.
     """
+    mine = [line for line in lines if (line["try"] is None and set(numbers) & set(line["experiments"].split()) if numbers
+                                       else line["try"] is not None)]
+    runs, groups = dict.fromkeys(line["arm"] for line in mine), {}
+    for arm in [arm for arm in runs if arm != "loop"] or runs:
+        groups.setdefault(tuple(sorted({line["seed"] for line in mine if line["arm"] == arm})), []).append(arm)
+    every = {arm.name for arm in arms if set(numbers) & set(arm.experiments.split())}
+    found = []
+    for seeds, group in groups.items():
+        words = ["--only", ",".join(numbers)] if numbers else ["--tune"]
+        group = [arm for arm in runs if arm in group or arm == "loop"]      # which all others begin with
+        if not numbers or not every <= set(group):
+            words += ["--arms", '"' + ";".join(group) + '"']
+        if quick:
+            words.append("--quick")
+        else:
+            words += ["--seeds", ",".join(map(str, seeds))] if numbers else []
+            runner = {key: value for line in mine if line["arm"] in group for key, value in line.get("runner", {}).items()}
+            words += [text for key, value in runner.items() for text in (f"--{key}", str(value))] + mine[0]["flags"]
+        found.append(" ".join(["python -m docs.experiments", *words]))
+    return found
+
+
+def draw(lines, folder, quick=False, arms=()):
+    """results.md: each section's table and figure between its marks; what a person wrote around them stays. arms: see commands."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.md"
     text = path.read_text(encoding="utf-8") if path.exists() else INTRODUCTION
 
-    def lines_behind(name, needs):
+    def is_there(name):
         if name == "tune":
-            return [line for line in lines if line["try"] is not None]
-        own = [arm for arm in names(lines, name) if name == "4" or arm not in names(lines, "4")]      # whole responses are in both
-        return [line for arm in ([needs] if needs else own) for line in of(lines, arm)]
+            return any(line["try"] is not None for line in lines)
+        if needs := SECTIONS[name][1]:
+            return bool(of(lines, needs))
+        return any(name == "4" or arm not in names(lines, "4") for arm in names(lines, name))      # whole responses are in 4 and 5
 
-    for name, (title, needs, make) in SECTIONS.items():
-        if not (behind := lines_behind(name, needs)):
+    shown = [name for name in SECTIONS if name.isdigit() and is_there(name)]
+    for name, (title, _, make) in SECTIONS.items():
+        if not is_there(name):
             continue
-        options = ["--quick"] if quick else behind[0]["flags"]
-        shown = [n for n in SECTIONS if n.isdigit() and lines_behind(n, SECTIONS[n][1])]
-        only = {"reached": ["--only", ",".join(shown)], "tune": ["--tune"], "carry": ["--only", "4"]}.get(name, ["--only", name])
-        seeds = [] if quick or name == "tune" else ["--seeds", ",".join(str(seed) for seed in sorted({line["seed"] for line in behind}))]
-        own = [] if quick else [text for key, value in behind[0].get("runner", {}).items() for text in (f"--{key}", str(value))]
-        numbers = set(only[1].split(",")) if only[0] == "--only" else set()
-        ran, all_of = ([one["arm"] for one in lines if one["try"] is None and numbers & set(one["experiments"].split())],
-                       [arm.name for arm in arms if numbers & set(arm.experiments.split())])
-        some = ["--arms", '"' + ";".join(name for name in all_of if name in ran) + '"'] if set(all_of) - set(ran) else []
-        command = " ".join(["python -m docs.experiments", *only, *some, *seeds, *own, *options])
-        block = f"<!-- begin {name} -->\n`{command}`\n\n{make(lines, folder)}\n<!-- end {name} -->"
+        command = "\n".join(commands(lines, {"reached": shown, "tune": [], "carry": ["4"]}.get(name, [name]), arms, quick))
+        block = f"<!-- begin {name} -->\n```\n{command}\n```\n\n{make(lines, folder)}\n<!-- end {name} -->"
         marks = re.compile(rf"<!-- begin {name} -->.*?<!-- end {name} -->", re.DOTALL)
         text = marks.sub(lambda _: block, text) if marks.search(text) else f"{text}\n## {title}\n\n{block}\n"
     path.write_text(text, encoding="utf-8")

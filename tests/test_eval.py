@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -425,6 +426,19 @@ def test_a_model_is_evaluated(model, tokenizer, samples):
         assert r["error"] == judge(s, r["response"]) and r["correct"] == (r["error"] is None)
 
 
+def test_a_response_may_be_as_long_as_its_target(qwen2, tokenizer, samples, monkeypatch):
+    monkeypatch.setattr(evaluation, "MAX_NEW", 8)
+    long = next(s for s in samples if len(synth.target_ids(tokenizer, s)) > 12)
+    short = replace(long, target="[f()]")
+    assert evaluation.response_limit(tokenizer, long) == len(synth.target_ids(tokenizer, long)) and evaluation.response_limit(tokenizer, long, 9) == 9
+    assert evaluation.response_limit(tokenizer, short) == 8
+    lengths = []
+    write = evaluation.write
+    monkeypatch.setattr(evaluation, "write", lambda prompts, i, prefix, max_new, *rest: lengths.append(max_new) or write(prompts, i, prefix, max_new, *rest))
+    evaluation.answer(qwen2, tokenizer, [long, short])
+    assert sorted(lengths) == [8, len(synth.target_ids(tokenizer, long))]
+
+
 def test_copies_of_an_answer_stand_side_by_side(qwen2, tokenizer, samples):
     texts = evaluation.answer(qwen2, tokenizer, samples[:3], 6, copies=2)
     once = evaluation.answer(qwen2, tokenizer, samples[:3], 6, max_tokens=1)     # sample by sample
@@ -496,7 +510,7 @@ def test_mistakes_in_the_command_say_what_to_do(heldout, tmp_path):
             (["--data", str(heldout)], "give either --model or --answers"),
             (["--answers", path, "--model", "base"], "give either --model or --answers"),
             (["--answers", path, "--bench", "apibank"], "--bench is heldout, bfcl or base"),
-            (["--answers", path, "--n", "0"], "--n has to be at least 1"),
+            (["--answers", path, "--n", "0"], "--n has to be at least 1"), (["--answers", path, "--max_new", "-1"], "--max_new is at least 0"),
             (["--answers", path, "--split", "dev"], "--split is test or val"),
             (["--answers", path, "--samples", "4"], "--samples needs --model"),
             (["--model", "base", "--samples", "4", "--temperature", "0"], "--temperature above it"),

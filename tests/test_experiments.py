@@ -205,6 +205,20 @@ def test_a_run_without_the_loop_or_with_other_flags_than_its_is_refused(everythi
     assert read(tmp_path) == lines
 
 
+def test_commands_name_what_was_run():
+    arms = experiments.all_arms(experiments.Settings())
+    line = lambda arm, seed, experiments, number=None, **runner: {"arm": arm, "seed": seed, "experiments": experiments, "try": number,
+                                                                 "flags": ["--n", "9"], "runner": runner}
+    lines = [*(line(arm, seed, "4") for seed in (1, 0) for arm in ("loop", "same data")), line("RFT", 1, "4"), line("loop", 100, "4", 0),
+             line("loop", 1, "8"), line("BFCL", 1, "8", bfcl_cases=5)]
+    start = "python -m docs.experiments"
+    assert tables.commands(lines, ["4"], arms, False) == [f'{start} --only 4 --arms "loop;same data" --seeds 0,1 --n 9',
+                                                          f'{start} --only 4 --arms "loop;RFT" --seeds 1 --n 9']
+    assert tables.commands(lines, ["8"], arms, False) == [f"{start} --only 8 --seeds 1 --bfcl_cases 5 --n 9"]      # all of 8's
+    assert tables.commands(lines, [], arms, False) == [f'{start} --tune --arms "loop" --n 9']
+    assert tables.commands(lines, ["8"], arms, True) == [f"{start} --only 8 --quick"]
+
+
 def test_a_table_compares_the_same_seeds(everything, tmp_path):
     lines = read(everything)
     another = [{**line, "seed": 1, "correct": {k: "1" * len(v) for k, v in line["correct"].items()}} for line in lines if line["arm"] == "loop"]
@@ -376,7 +390,8 @@ def test_independent_responses_become_a_tree_of_steps(tokenizer):
 @pytest.mark.parametrize("more, says", [(["--only", "12"], "--only names experiments"), (["--data", "x.jsonl"], "simulated world"), (["--data=x.jsonl"], "simulated world"),
                                         (["--pref-lr", "1e-6"], "--pref_lr is what each method's tries set"), (["--seed=7"], "--seeds"),
                                         (["--arms", "warm-up"], "--arms knows no 'warm-up'"),
-                                        (["--arms", "loop;sane data"], "--arms knows no 'sane data'; there are warm-up; loop;")])
+                                        (["--arms", "loop;sane data"], "--arms knows no 'sane data'; there are loop; "),
+                                        (["--tune", "True", "--arms", "BFCL"], "--arms knows no 'BFCL'; there are warm-up; loop; ")])
 def test_mistakes_get_a_line(tmp_path, more, says):
     with pytest.raises(ValueError, match=says):
         experiments.main([*here(tmp_path), *more])

@@ -5,8 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import partial
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np

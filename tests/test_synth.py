@@ -625,6 +625,8 @@ def test_a_template_that_writes_the_date_gets_the_samples_or_always_the_same(cha
     sample = replace(drawn["train"][0], today="2026-03-04")
     assert dated.decode(prompt_ids(dated, sample)).startswith("Today: 04 Mar 2026.")
     assert dated.decode(prompt_ids(dated, replace(sample, today=""))).startswith("Today: 01 Jan 2025.")
+    dated.chat_template = "{%- set today = strftime_now('%d %B %Y') -%}Today: {{ today }}." + chatml.chat_template      # asks nobody
+    assert dated.decode(prompt_ids(dated, sample)) == f"Today: 04 Mar 2026.{chatml.decode(prompt_ids(chatml, sample))}"
 
 
 def test_without_a_template_a_text_begins_as_the_tokenizer_begins_it(tokenizer):
