@@ -14,9 +14,10 @@ done: --results out/again --out out/again measures anew. docs/earlier has the re
 What makes the comparisons fair. All runs of a seed share its data and its warm-up (made by the first, `loop`), and the
 seed is that of data, search and training. `cost` is what the policy has computed; scoring the held-out set is no part of
 it. The loop runs first; the runs of experiment 4 go on until they have spent at least as much, and the loop's variants in
-experiment 5 at least 95% of it. Each method's settings are the best of three tries on the validation split with a seed of their own
-(TRIES, with --tune), or the first of them where none was tried, and then results.md says so. The defaults beneath them were chosen by
-hand on the same validation samples, the loop's with more tries than SFT's (docs/rounds.md). Test is scored once for each model.
+experiment 5 at least 95% of it. Each method's settings are those of three (TRIES) that do best on the validation split with a seed of
+their own (--tune), the first of them unless another is better by more than a standard error; where none was tried results.md says so. The
+defaults beneath them were chosen by hand on the same validation samples, the loop's with more tries than SFT's (docs/rounds.md). Test is
+scored once for each model.
 """
 
 import importlib.util
@@ -136,7 +137,7 @@ def write_lines(lines, path):
 
 
 def tuned(lines, method):
-    """The settings of the method's best try; without tries, the first."""
+    """The settings of the method's best try (`best_try`); without tries, the first."""
     return TRIES.get(method, [{}])[best_try(lines, method)]
 
 

@@ -24,9 +24,16 @@ def cost(tokens):
 
 
 def best_try(lines, method):
-    """Number of the method's best try on the validation split; of equals, and without tries, the first."""
-    tries = [line for line in lines if line["arm"] == method and line["try"] is not None]
-    return min(tries, key=lambda line: (-line["models"][-1]["accuracy"], line["try"]))["try"] if tries else 0
+    """Number of the method's try to take: the first that is within one standard error of the best on the validation split.
+
+    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984): of settings that a validation set does
+    not tell apart, the simplest, here the one that TRIES names first. The error is that of the paired difference. Without tries: 0.
+    """
+    tries = {line["try"]: np.array([float(c) for c in line["correct"][line["models"][-1]["model"]]])
+             for line in lines if line["arm"] == method and line["try"] is not None}
+    best = max(tries.values(), key=np.mean, default=None)
+    behind = {number: best - one for number, one in tries.items()}
+    return min((number for number, gap in behind.items() if gap.mean() <= gap.std() / math.sqrt(len(gap))), default=0)
 
 
 def of(lines, arm):

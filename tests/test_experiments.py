@@ -273,7 +273,7 @@ def test_tables_come_from_the_lines_alone_and_keep_what_a_person_wrote(everythin
     assert (tmp_path / "results.md").read_text().replace("\n\nOrder hardly matters.", "") == page
 
 
-def test_tries_are_listed_and_the_best_on_validation_is_used(flags, tmp_path, monkeypatch):
+def test_tries_are_made_on_validation_and_listed(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "TRIES", {"warm-up": [{}, {"lr": 1e-3}], "loop": [{}, {"beta": 0.1}],
                                                "same data": [{"lr": 1e-3}, {"lr": 1e-4}]})
     experiments.main([*here(tmp_path), "--tune", *flags])
@@ -281,10 +281,20 @@ def test_tries_are_listed_and_the_best_on_validation_is_used(flags, tmp_path, mo
     assert [(line["arm"], line["try"]) for line in lines] == [(m, i) for m in ("warm-up", "loop", "same data") for i in (0, 1)]
     assert all(line["settings"]["eval_split"] == "val" and line["seed"] == 100 for line in lines)
     assert "Settings tried" in (tmp_path / "results.md").read_text()
-    lines[1]["models"][-1]["accuracy"] = 101.0
-    assert experiments.tuned(lines, "warm-up") == {"lr": 1e-3} and experiments.tuned([], "warm-up") == {}
-    lines[0]["models"][-1]["accuracy"] = 101.0      # a tie: the first
-    assert experiments.tuned(lines, "warm-up") == {}
+    assert experiments.tuned([], "warm-up") == {}
+
+
+def test_a_try_is_taken_that_is_better_by_more_than_a_standard_error():
+    def taken(*tried):
+        return tables.best_try([{**hand_made("SFT", "4", 100, 1, {"sft": text}), "try": n} for n, text in enumerate(tried)], "SFT")
+    half = "01" * 50
+    assert taken(half, half) == 0
+    assert taken(half, "1111" + half[4:]) == 1                       # two points, error 1.4
+    assert taken(half, "111100" + half[6:]) == 0                     # one point, error 1.7
+    assert taken(half, "1111111100000000000" + half[19:]) == 0       # one point worse
+    assert taken(half, "11111111110000" + half[14:]) == 1            # three points, error 2.6
+    assert taken(half, "1" * 20 + half[20:], "1" * 20 + "111100" + half[26:]) == 1     # of the two that the set does not tell apart
+    assert taken("1" * 20 + half[20:], half, "0" * 100) == 0
 
 
 def test_every_method_has_as_many_tries():
