@@ -8,7 +8,6 @@ a held-out sample (`correct`; the samples' levels beside it). Lines with a `try`
 
 import math
 import re
-from functools import partial
 
 import numpy as np
 
@@ -146,7 +145,13 @@ def last_round(lines):
 SIZES = [*((f"1/{d} of the data", "sft") for d in (16, 8, 4, 2)), ("loop", "warm-up")]
 
 
+def of_its_seeds(lines, arm):
+    """The lines of the seeds that an arm was run with, so that all rows of a table are of the same seeds."""
+    return [line for line in lines if line["seed"] in {one["seed"] for one in of(lines, arm)}]
+
+
 def gains_decay(lines, folder):
+    lines = of_its_seeds(lines, SIZES[0][0])
     rows = [[f"1/{2 ** (4 - i)}", spread((row["tokens"]["trained"] / 1e6 for row in rows_of(lines, *model)), ".3f"), *scores(lines, *model),
              *(gaps(lines, SIZES[i - 1], model) if i else ("", ""))] for i, model in enumerate(SIZES)]
     return table(["share of the data", "trained, million tokens", "overall", "hard", "doubling, overall", "doubling, hard"], rows) + \
@@ -161,14 +166,18 @@ def deficiency(lines, folder):
     kinds = [kind for kind in ERROR_KINDS if any(total[kind] for total in totals.values())]
     part = {label: [100 * total[kind] / max(1, sum(total.values())) for kind in kinds] for label, total in totals.items()}
     rows = [[label, spread((sum(one.values()) for one in found), ".0f"), spread(map(parameter_errors, found), ".0f"),
-             *(f"{share:.0f}%" for share in part[label])] for label, found in errors.items()]
-    return table(["model", "wrong", "of them parameters", *(f"{kind}, share" for kind in kinds)], rows) + \
+             *(f"{share:.0f}%" for share in part[label]), len(found)] for label, found in errors.items()]
+    return table(["model", "wrong", "of them parameters", *(f"{kind}, share" for kind in kinds), "seeds"], rows) + \
         figure(folder, "errors", bars={kind: (list(part), [shares[i] for shares in part.values()]) for i, kind in enumerate(kinds)},
                x="% of the wrong answers")
 
 
 def parameter_errors(errors):
     return sum(errors.get(kind, 0) for kind in loop.VALUE_ERRORS)
+
+
+def curriculum(lines, folder):
+    return arms_against(of_its_seeds(lines, "shuffled"), folder, "3", ("loop", "warm-up"))
 
 
 def arms_against(lines, folder, number, reference=("loop", None), sign=1):
@@ -271,7 +280,7 @@ def transfers(lines, folder):
 
 def under_perturbation(lines, folder):
     before, after = plain = [("loop", "warm-up"), ("loop", last_round(lines))]
-    lines = [line for line in lines if line["seed"] in right(lines, "robustness")]      # the same seeds in all rows
+    lines = of_its_seeds(lines, "robustness")
     rows = [["unchanged", *scores(lines, *before), *scores(lines, *after), *gaps(lines, before, after), "", ""]]
     for name in dict.fromkeys(key.split(": ")[1] for line in of(lines, "robustness") for key in line["correct"]):
         pair = [("robustness", f"{model}: {name}") for _, model in plain]
@@ -316,7 +325,7 @@ SECTIONS = {
     "reached": ("What was to be reached", "loop", reached),
     "1": ("1. Gains decay", "1/16 of the data", gains_decay),
     "2": ("2. The deficiency", "loop", deficiency),
-    "3": ("3. Curriculum", "shuffled", partial(arms_against, number="3", reference=("loop", "warm-up"))),
+    "3": ("3. Curriculum", "shuffled", curriculum),
     "4": ("4. The loop against the same compute spent otherwise", "", equal_compute),
     "carry": ("What carries over from the training set's tools", "what carries over", carries_over),
     "5": ("5. What in the loop matters", "", what_matters),
@@ -381,6 +390,11 @@ def draw(lines, folder, quick=False, arms=()):
         command = "\n".join(commands(lines, {"reached": shown, "tune": [], "carry": ["4"]}.get(name, [name]), arms, quick))
         block = f"<!-- begin {name} -->\n```\n{command}\n```\n\n{make(lines, folder)}\n<!-- end {name} -->"
         marks = re.compile(rf"<!-- begin {name} -->.*?<!-- end {name} -->", re.DOTALL)
-        text = marks.sub(lambda _: block, text) if marks.search(text) else f"{text}\n## {title}\n\n{block}\n"
+        if marks.search(text):
+            text = marks.sub(lambda _: block, text)
+        else:      # before the first of the sections that come after it
+            after = list(SECTIONS)[list(SECTIONS).index(name) + 1:]
+            at = min((n for one in after if (n := text.find(f"\n## {SECTIONS[one][0]}\n")) >= 0), default=len(text))
+            text = f"{text[:at]}\n## {title}\n\n{block}\n{text[at:]}"
     path.write_text(text, encoding="utf-8")
     print(f"{path}: {len(lines)} runs")

@@ -271,6 +271,10 @@ def test_tables_come_from_the_lines_alone_and_keep_what_a_person_wrote(everythin
     (tmp_path / "results.md").write_text(page.replace("## 3. Curriculum", "## 3. Curriculum\n\nOrder hardly matters."))
     experiments.main(arguments)
     assert (tmp_path / "results.md").read_text().replace("\n\nOrder hardly matters.", "") == page
+    begin, end = page.index("\n## 3. Curriculum"), page.index("\n## 4. ")      # a new section gets its place
+    (tmp_path / "results.md").write_text(page[:begin] + page[end:])
+    experiments.main(arguments)
+    assert (tmp_path / "results.md").read_text() == page
 
 
 def test_tries_are_made_on_validation_and_listed(flags, tmp_path, monkeypatch):
