@@ -327,8 +327,8 @@ def base_batches(tokenizer, seed, start=0, careless=False):
 def base_accuracy(model, batches):
     """Share of held-out responses whose every token the model predicts: what greedy decoding would get exactly right."""
     right = total = 0
-    for batch in batches:
-        wrong = (learned_logits(model, batch.to(model.device)).argmax(-1) != batch.target.to(model.device)).float()
+    for batch in (batch.to(model.device) for batch in batches):
+        wrong = (learned_logits(model, batch).argmax(-1) != batch.target).float()
         right += int((segment_sum(batch, wrong) == 0).sum())
         total += batch.segments
     return right / total
