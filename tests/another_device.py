@@ -5,7 +5,8 @@
 
 Each tensor on it wraps one on the CPU, which computes. To Python it is on "cuda"; to PyTorch's core on "meta", the one device that
 a CPU build knows and has no kernels of its own for. As on a GPU, an operation that mixes both devices raises RuntimeError, but for
-numbers of no dimension, indices on the CPU, and copies; what needs the numbers themselves (`numpy`) has to bring them back.
+numbers of no dimension, indices on the CPU, and copies; what needs the numbers themselves (`numpy`) has to bring them back. As on MPS
+there is no float64.
 """
 
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ class Elsewhere(torch.Tensor):
     def __new__(cls, here):
         one = torch.Tensor._make_wrapper_subclass(cls, here.size(), strides=here.stride(), storage_offset=here.storage_offset(),
                                                   dtype=here.dtype, device=CORE, requires_grad=here.requires_grad)
+        if here.dtype == torch.float64:
+            raise TypeError("MPS has no float64")
         one.here = here
         return one
 
