@@ -231,7 +231,7 @@ def one_round(run):
         found = cost(json.loads((models["round 1"] / "scores.json").read_text(encoding="utf-8"))["tokens"])
         if found >= run.budget:
             return models, {"shares": share}
-        times *= max(1.05, 1.05 * run.budget / found)
+        times *= max(1.05, (1.05 * run.budget / found) ** (1.5 if most > 1 else 1))      # more simulations of a tree cost less each
 
 
 def whole(run):
