@@ -29,10 +29,10 @@ class Elsewhere(torch.Tensor):
 
     @staticmethod
     def __new__(cls, here):
-        one = torch.Tensor._make_wrapper_subclass(cls, here.size(), strides=here.stride(), storage_offset=here.storage_offset(),
-                                                  dtype=here.dtype, device=CORE, requires_grad=here.requires_grad)
         if here.dtype == torch.float64:
             raise TypeError("MPS has no float64")
+        one = torch.Tensor._make_wrapper_subclass(cls, here.size(), strides=here.stride(), storage_offset=here.storage_offset(),
+                                                  dtype=here.dtype, device=CORE, requires_grad=here.requires_grad)
         one.here = here
         return one
 
@@ -45,6 +45,7 @@ class Elsewhere(torch.Tensor):
 
 
 def here(x):
+    """What computes in the place of x, if that is elsewhere."""
     return x.here if isinstance(x, Elsewhere) else x
 
 
@@ -77,7 +78,7 @@ class Rules(TorchDispatchMode):
         if not away:
             return out
         same = {id(here(x)): x for x in tensors}      # what an operation in place gives back
-        return tree_map(lambda x: same.get(id(x), Elsewhere(x)) if isinstance(x, torch.Tensor) else x, out)
+        return tree_map(lambda x: (same[id(x)] if id(x) in same else Elsewhere(x)) if isinstance(x, torch.Tensor) else x, out)
 
 
 class Names(TorchFunctionMode):
@@ -111,5 +112,6 @@ class Names(TorchFunctionMode):
 
 @contextmanager
 def another_device():
+    """While it lasts there is a device "cuda"; its tensors are of no use afterwards."""
     with Names(), Rules():
         yield

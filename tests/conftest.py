@@ -57,13 +57,17 @@ def tiny(kind, vocabulary, seed=0):
     return model.eval()
 
 
+def save_tiny(kind, tokenizer, folder):
+    """The folder, with a tiny model and its tokenizer in it."""
+    tiny(kind, len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session", params=KINDS)
 def checkpoint(request, tokenizer, tmp_path_factory):
     """Folder of a saved model with its tokenizer."""
-    folder = tmp_path_factory.mktemp(request.param)
-    tiny(request.param, len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny(request.param, tokenizer, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import loop
 import mcts
 import sft
 from another_device import GPU, Elsewhere, another_device
-from conftest import tiny
+from conftest import save_tiny
 
 MINIATURE = ["--n", "16", "--n_test", "6", "--simulations", "3", "--max_new", "12", "--rank", "2", "--pick", "0.5", "--across", "True",
              "--epochs", "1", "--pref_epochs", "1", "--min_gap", "0.01", "--sft_weight", "0.5", "--replay", "0.5"]
@@ -28,6 +28,8 @@ def test_the_device_is_one_of_its_own():
                 mixed()
         with pytest.raises(TypeError, match="numpy"):
             theirs.numpy()
+        with pytest.raises(TypeError, match="float64"):
+            theirs.double()
         with pytest.raises(RuntimeError, match="generator"):
             torch.rand(3, device="cuda", generator=torch.Generator())
         assert (theirs * torch.tensor(2.0))[torch.tensor([1, 3])].tolist() == [2.0, 6.0]      # what a GPU allows
@@ -41,10 +43,7 @@ def test_the_device_is_one_of_its_own():
 
 @pytest.fixture(scope="module")
 def checkpoint(tokenizer, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny("llama", len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny("llama", tokenizer, tmp_path_factory.mktemp("model"))
 
 
 def test_the_loop_runs_there_and_ends_with_the_same_numbers(checkpoint, tmp_path, monkeypatch):

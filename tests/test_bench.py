@@ -11,7 +11,7 @@ import mcts
 import reference_search
 import sft
 import synth
-from conftest import tiny
+from conftest import save_tiny
 from eval import Prompts, decode, stop_token
 from mcts import SearchConfig
 
@@ -91,10 +91,7 @@ def test_prompts_grow_to_a_length(tokenizer, samples):
 @pytest.fixture(scope="module")
 def saved(tokenizer, tmp_path_factory):
     """Folder of one tiny model; one architecture is enough here."""
-    folder = tmp_path_factory.mktemp("bench")
-    tiny("qwen2", len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny("qwen2", tokenizer, tmp_path_factory.mktemp("bench"))
 
 
 def config(checkpoint, **changes):

@@ -10,7 +10,7 @@ import pytest
 
 import loop
 import synth
-from conftest import tiny
+from conftest import save_tiny
 from docs import choosing, experiments, tables
 from docs.tables import cost
 from eval import judge, paired_interval
@@ -24,10 +24,7 @@ MINIATURE = ["--n", "12", "--n_test", "6", "--iters", "2", "--simulations", "2",
 
 @pytest.fixture(scope="module")
 def flags(tokenizer, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny("llama", len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return ["--model", str(folder), *MINIATURE]
+    return ["--model", str(save_tiny("llama", tokenizer, tmp_path_factory.mktemp("model"))), *MINIATURE]
 
 
 @pytest.fixture(scope="module", autouse=True)

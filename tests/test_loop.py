@@ -18,7 +18,7 @@ import loop
 import mcts
 import sft
 import synth
-from conftest import tiny
+from conftest import save_tiny, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--n", "16", "--n_test", "10", "--iters", "2", "--simulations", "2", "--k", "2", "--max_new", "24", "--rank", "2",
@@ -38,10 +38,8 @@ def rows(out):
 @pytest.fixture(scope="module")
 def finished(tokenizer, tmp_path_factory):
     """(checkpoint, finished run) of a tiny model."""
-    from conftest import tiny
     folder = tmp_path_factory.mktemp("loop")
-    tiny("llama", len(tokenizer)).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny("llama", tokenizer, folder / "model")
     loop.main(arguments(folder / "model", folder / "run"))
     return folder / "model", folder / "run"
 
@@ -148,7 +146,6 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(finished):
 
 
 def test_other_weights_under_the_same_name_are_refused(finished, tmp_path):
-    from conftest import tiny
     checkpoint, out = finished
     shutil.copytree(checkpoint, tmp_path / "model")
     shutil.copytree(out, tmp_path / "run")
