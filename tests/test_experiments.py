@@ -71,9 +71,9 @@ def test_equal_compute_holds(everything):
     lines = {line["arm"]: line for line in read(everything)}
     loop_cost = lines["loop"]["cost"]
     assert loop_cost == sum(cost(row["tokens"]) for row in lines["loop"]["models"][2:])
-    for arm in ("same data", "picked targets", "fresh data", "RFT", "own right responses", "whole responses", "steps, no tree, no C", "one round"):
+    for arm in ("same data", "unseen data", "picked targets", "fresh data", "RFT", "own right responses", "whole responses", "steps, no tree, no C", "one round"):
         assert lines[arm]["cost"] >= loop_cost and lines[arm]["budget"] == loop_cost, arm
-    for arm in ("same data", "picked targets", "fresh data"):      # and not much more: one sample at the end
+    for arm in ("same data", "unseen data", "picked targets", "fresh data"):      # and not much more: one sample at the end
         assert lines[arm]["cost"] < loop_cost + 3 * 1000, arm
     found = lines["found"]["found"]
     assert found["independent, whole responses"]["decoded"] >= found["tree"]["decoded"]
@@ -106,20 +106,23 @@ def test_variants_differ_in_what_their_name_says(everything):
     assert changes == {
         **dict.fromkeys(("loop", "1/16 of the data", "1/8 of the data", "1/4 of the data", "1/2 of the data", "whole responses", "one round",
                          "steps, no tree, no C", "random pick", "failure-rate pick"), {}),
-        **dict.fromkeys(("same data", "picked targets", "fresh data", "RFT", "own right responses"), {"lr": 1e-3}),
+        **dict.fromkeys(("same data", "unseen data", "picked targets", "fresh data", "RFT", "own right responses"), {"lr": 1e-3}),
         "shuffled": {"curriculum": "shuffled"}, "hard to easy": {"curriculum": "hard-to-easy"},
         "no self-evaluation": {"self_eval": 0.0}, "no outcome reward": {"outcome": "none"}, "no target step": {"target_step": False},
         "lowest Q rejected": {"near": 0.0}, "a round's own pairs alone": {"remember": 0},
         "pairs of a call and a text, too": {"across": True}, "an SFT term": {"sft_weight": 1.0},
         "an SFT term and replay": {"sft_weight": 1.0, "replay": 1.0}, "perplexity pick, however far": {"reach": 0.0},
-        "SimPO": {"loss": "simpo", "beta": 2.5, "margin": 0.5}, "IPO": {"loss": "ipo", "beta": 0.1}, "ORPO": {"loss": "orpo", "beta": 0.1},
+        "SimPO": {"loss": "simpo", "beta": 2.5, "margin": 0.5}, "IPO": {"loss": "ipo"}, "ORPO": {"loss": "orpo", "beta": 0.1},
         "2 simulations": {"simulations": 2}, "4 simulations": {"simulations": 4},
         "temperature 0.7": {"temperature": 0.7}, "temperature 1.5": {"temperature": 1.5},
         "many rounds": {"iters": 3}, "many rounds, an SFT term": {"iters": 3, "sft_weight": 1.0},
         "many rounds, an SFT term and replay": {"iters": 3, "sft_weight": 1.0, "replay": 1.0},
         "many rounds, nothing original": {"iters": 3, "target_step": False}}
     cheap = [arm for arm in changes if "5" in lines[arm]["experiments"].split() and not arm.endswith("simulations")]
-    assert len(cheap) == 19 and all(lines[arm]["cost"] >= 0.95 * lines["loop"]["cost"] for arm in cheap)
+    assert len(cheap) == 19
+    for arm in cheap:      # no round more would bring it nearer to the loop's cost
+        missing, last = lines["loop"]["cost"] - lines[arm]["cost"], cost(lines[arm]["models"][-1]["tokens"])
+        assert missing <= (0 if arm in ("one round", "whole responses") else last / 2), arm
 
 
 def test_one_round_takes_more_simulations_where_no_samples_are_left(tmp_path, monkeypatch):
@@ -127,12 +130,13 @@ def test_one_round_takes_more_simulations_where_no_samples_are_left(tmp_path, mo
         cfg, search_cfg, _ = run.configs
         run.folder.mkdir()
         tokens = {"trained": 0, "decoded": int(100 * cfg.pick * cfg.buffer * search_cfg.simulations), "scored": 0}
-        (run.folder / "scores.json").write_text(json.dumps({"tokens": tokens}))
+        (run.folder / "scores.json").write_text(json.dumps({"tokens": tokens, "accuracy": 50.0, "hard": 40.0}))
         return {"round 1": run.folder}, {}
     monkeypatch.setattr(experiments, "rounds", rounds)
     flags = ["--pick", "0.5", "--simulations", "4", "--iters", "3"]
     _, extra = experiments.one_round(experiments.Run(experiments.Settings(), tmp_path / "one", tmp_path, flags, 950))
     assert extra["shares"] == {"pick": 1, "buffer": 1, "iters": 1, "simulations": 12}      # all samples, and (0.5 x 3.45) ** 2 times 4
+    assert len(extra["attempts"]) == 1 and extra["attempts"][0]["cost"] == 1200
     few = ["--pick", "0.1", "--simulations", "4", "--iters", "3"]
     _, extra = experiments.one_round(experiments.Run(experiments.Settings(), tmp_path / "few", tmp_path, few, 200))
     assert extra["shares"]["pick"] == pytest.approx(0.1 * 3.45 * 1.05 * 200 / 138) and extra["shares"]["simulations"] == 4
@@ -160,7 +164,7 @@ def test_what_is_sampled_right_is_what_is_trained_on(tmp_path, monkeypatch):
 def test_what_carries_over_is_measured_of_every_run_of_experiment_4(everything):
     lines = {line["arm"]: line for line in read(everything)}
     measured = lines["what carries over"]
-    runs = ["same data", "picked targets", "fresh data", "RFT", "own right responses", "whole responses", "steps, no tree, no C"]
+    runs = ["same data", "unseen data", "picked targets", "fresh data", "RFT", "own right responses", "whole responses", "steps, no tree, no C"]
     assert list(measured["correct"]) == ["warm-up", "round 1", "round 2", *runs]
     assert len({len(text) for text in measured["correct"].values()}) == 1 and measured["cost"] > 0
     for found in measured["pairs"].values():
