@@ -12,12 +12,13 @@ Run it in the repository's root. Flags that are not the runner's own are loop.py
 done: --results out/again --out out/again measures anew. docs/earlier has the results of settings before today's.
 
 What makes the comparisons fair. All runs of a seed share its data and its warm-up (made by the first, `loop`), and the
-seed is that of data, search and training. `cost` is what the policy has computed; scoring the held-out set is no part of
-it. The loop runs first; the runs of experiment 4 go on until they have spent at least as much, and the loop's variants in
-experiment 5 get rounds while that brings what they have spent nearer to it. Each method's settings are those of three (TRIES) that do best on the validation split with a seed of
-their own (--tune), the first of them unless another is better by more than a standard error; where none was tried results.md says so. The
-defaults beneath them were chosen by hand on the same validation samples, the loop's with more tries than SFT's (docs/rounds.md). Test is
-scored once for each model.
+seed is that of data, search and training. `cost` is what the policy has computed; scoring the held-out set is no part
+of it. The loop runs first; the runs of experiment 4 go on until they have spent at least as much, and the loop's
+variants in experiment 5 get rounds while that brings what they have spent nearer to it. Each method's settings are
+those of three (TRIES) that do best on the validation split with a seed of their own (--tune), the first of them unless
+another is better by more than a standard error; where none was tried results.md says so. The defaults beneath them were
+chosen by hand on the same validation samples, the loop's with more tries than SFT's (docs/rounds.md). Test is scored
+once for each model.
 """
 
 import importlib.util

@@ -71,7 +71,8 @@ def test_equal_compute_holds(everything):
     lines = {line["arm"]: line for line in read(everything)}
     loop_cost = lines["loop"]["cost"]
     assert loop_cost == sum(cost(row["tokens"]) for row in lines["loop"]["models"][2:])
-    for arm in ("same data", "unseen data", "picked targets", "fresh data", "RFT", "own right responses", "whole responses", "steps, no tree, no C", "one round"):
+    for arm in ("same data", "unseen data", "picked targets", "fresh data", "RFT", "own right responses", "whole responses",
+                "steps, no tree, no C", "one round"):
         assert lines[arm]["cost"] >= loop_cost and lines[arm]["budget"] == loop_cost, arm
     for arm in ("same data", "unseen data", "picked targets", "fresh data"):      # and not much more: one sample at the end
         assert lines[arm]["cost"] < loop_cost + 3 * 1000, arm
@@ -164,7 +165,8 @@ def test_what_is_sampled_right_is_what_is_trained_on(tmp_path, monkeypatch):
 def test_what_carries_over_is_measured_of_every_run_of_experiment_4(everything):
     lines = {line["arm"]: line for line in read(everything)}
     measured = lines["what carries over"]
-    runs = ["same data", "unseen data", "picked targets", "fresh data", "RFT", "own right responses", "whole responses", "steps, no tree, no C"]
+    runs = ["same data", "unseen data", "picked targets", "fresh data", "RFT", "own right responses", "whole responses",
+            "steps, no tree, no C"]
     assert list(measured["correct"]) == ["warm-up", "round 1", "round 2", *runs]
     assert len({len(text) for text in measured["correct"].values()}) == 1 and measured["cost"] > 0
     for found in measured["pairs"].values():
