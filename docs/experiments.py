@@ -227,8 +227,8 @@ def rounds(run, short=math.inf, extend=False, say=False, **parts):
 def one_round(run):
     """All the compute in one round: more samples are picked, until it has cost what the loop has; where there are no more, the
     trees get more simulations, which cost less than samples do."""
-    (cfg, search_cfg, _), times = run.configs, 1.15 * run.configs[0].iters     # what as many rounds pick, and more: they score their
-    attempts = []                                                              # buffer again and again, this one once
+    (cfg, search_cfg, _), attempts = run.configs, []
+    times = 1.15 * cfg.iters     # what as many rounds pick, and more: they score their buffer again and again, this one once
     while True:
         most = cfg.pick * times
         share = {"pick": min(1, most), "buffer": min(1, cfg.buffer * max(1, most)), "iters": 1,

@@ -208,6 +208,15 @@ def test_a_run_without_the_loop_or_with_other_flags_than_its_is_refused(everythi
     assert read(tmp_path) == lines
 
 
+def test_processes_may_share_a_file_of_results(tmp_path):
+    def go(run):
+        experiments.write_lines([{"arm": "another's"}], tmp_path / "results.jsonl")
+        return {}, {}
+    settings, lines = replace(experiments.Settings(), results=str(tmp_path), out=str(tmp_path / "out")), []
+    experiments.perform(experiments.Arm("warm-up", "", go), 0, None, settings, [], lines, "")
+    assert [line["arm"] for line in read(tmp_path)] == [line["arm"] for line in lines] == ["another's", "warm-up"]
+
+
 def test_commands_name_what_was_run():
     arms = experiments.all_arms(experiments.Settings())
     line = lambda arm, seed, experiments, number=None, **runner: {"arm": arm, "seed": seed, "experiments": experiments, "try": number,
@@ -332,6 +341,9 @@ def test_the_interval_is_over_seeds_and_cases():
     theirs = {0: (np.zeros(300), np.tile([0.0, 1.0], 150)), 1: (np.zeros(100), np.tile([0.0, 1.0], 50))}     # cases of each seed's own
     points, low, high = tables.difference(*({seed: pair[i] for seed, pair in theirs.items()} for i in (0, 1)), own=True)
     assert points == 0.5 and 0.4 < low < 0.48 and 0.52 < high < 0.6
+    alike = {seed: np.tile([0.0, 1.0], 200) for seed in range(5)}     # seeds that do not differ: the error is that of 2,000 cases
+    _, low, high = tables.difference({seed: np.zeros(400) for seed in alike}, alike, own=True)
+    assert high - low == pytest.approx(2 * 1.96 * 0.5 / 2000 ** 0.5, rel=0.1)
 
 
 def hand_made(arm, experiments, seed, trained, correct):
