@@ -10,7 +10,8 @@ the start of the round: its log-probabilities are computed once, before the firs
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
@@ -101,26 +102,33 @@ def orpo_loss(chosen_mean_logps, rejected_mean_logps, lambda_):
     return -chosen_mean_logps - lambda_ * F.logsigmoid(log_odds(chosen_mean_logps) - log_odds(rejected_mean_logps))
 
 
-# One call for all: LOSSES[name](pairs, beta, gamma) -> (pairs,). `beta` is IPO's tau and ORPO's lambda too.
+class Loss(NamedTuple):
+    """A loss, and what it looks at. A new one needs a line in LOSSES, nothing else."""
+    of: Callable          # (PairLogps, beta, gamma) -> (pairs,): one value a pair. It sees a part of an update, so none may depend on
+                          # the other pairs. beta is IPO's tau and ORPO's lambda too
+    reference: bool       # it reads ref_chosen and ref_rejected, which are None otherwise
+    mean: bool            # it compares means over a fragment's tokens, not sums: so do `margin` and `accuracy`
+
+
 LOSSES = {
-    "dpo": lambda p, beta, gamma: dpo_loss(p.chosen, p.rejected, p.ref_chosen, p.ref_rejected,
-                                           beta, p.label_smoothing),
-    "ipo": lambda p, beta, gamma: ipo_loss(p.chosen, p.rejected, p.ref_chosen, p.ref_rejected,
-                                           p.chosen_lengths, p.rejected_lengths, beta),
-    "simpo": lambda p, beta, gamma: simpo_loss(p.chosen, p.rejected, p.chosen_lengths, p.rejected_lengths,
-                                               beta, gamma),
-    "orpo": lambda p, beta, gamma: orpo_loss(p.chosen / p.chosen_lengths, p.rejected / p.rejected_lengths, beta),
+    "dpo": Loss(lambda p, beta, gamma: dpo_loss(p.chosen, p.rejected, p.ref_chosen, p.ref_rejected, beta, p.label_smoothing),
+                reference=True, mean=False),
+    "ipo": Loss(lambda p, beta, gamma: ipo_loss(p.chosen, p.rejected, p.ref_chosen, p.ref_rejected,
+                                                p.chosen_lengths, p.rejected_lengths, beta), reference=True, mean=True),
+    "simpo": Loss(lambda p, beta, gamma: simpo_loss(p.chosen, p.rejected, p.chosen_lengths, p.rejected_lengths, beta, gamma),
+                  reference=False, mean=True),
+    "orpo": Loss(lambda p, beta, gamma: orpo_loss(p.chosen / p.chosen_lengths, p.rejected / p.rejected_lengths, beta),
+                 reference=False, mean=True),
 }
-NEEDS_REFERENCE = ("dpo", "ipo")
 
 
 def implicit_rewards(pairs, loss, beta):
     """(chosen, rejected), each (pairs,): beta times the log-ratio to the reference (DPO; a token's mean for IPO) or
     beta times the mean log-probability (SimPO, ORPO). `margin` and `accuracy` compare them."""
     chosen, rejected = pairs.chosen, pairs.rejected
-    if loss in NEEDS_REFERENCE:
+    if LOSSES[loss].reference:
         chosen, rejected = chosen - pairs.ref_chosen, rejected - pairs.ref_rejected
-    if loss != "dpo":
+    if LOSSES[loss].mean:
         chosen, rejected = chosen / pairs.chosen_lengths, rejected / pairs.rejected_lengths
     return beta * chosen, beta * rejected
 
@@ -134,6 +142,7 @@ def margin(pairs, loss, beta):
 def accuracy(pairs, loss, beta):
     """(pairs,) 1.0 where the policy ranks the chosen fragment strictly first, else 0.0."""
     return (margin(pairs, loss, beta) > 0).float()
+
 
 # ---------------------------------------------------------------------------------------------
 # The update
@@ -227,6 +236,27 @@ def check_preference(cfg):
         raise ValueError(f"--loss is one of {', '.join(LOSSES)} (got {cfg.loss})")
     if cfg.beta <= 0:
         raise ValueError(f"--beta has to be above 0 (got {cfg.beta})")
+    if cfg.smooth_by_visits and cfg.loss != "dpo":
+        raise ValueError(f"--smooth_by_visits is for --loss dpo: {cfg.loss} has no labels to smooth")
+    if cfg.sft_weight < 0:
+        raise ValueError(f"--sft_weight has to be at least 0 (got {cfg.sft_weight})")
+    if not 0 <= cfg.pref_warmup <= 1:
+        raise ValueError(f"--pref_warmup is a share from 0 to 1 (got {cfg.pref_warmup})")
+    check_loss(cfg.loss)
+
+
+def check_loss(name):
+    """Raises ValueError for a loss of LOSSES that does not give one value a pair, or reads a reference that it does not ask for."""
+    logps, lengths = torch.tensor([-1.0, -2.0]), torch.tensor([1, 2])
+    pairs = PairLogps(logps, logps - 1, lengths, lengths)
+    if LOSSES[name].reference:
+        pairs = replace(pairs, ref_chosen=logps, ref_rejected=logps)
+    try:
+        found = LOSSES[name].of(pairs, 1.0, 0.5)
+    except TypeError as error:
+        raise ValueError(f"--loss {name}: {error}; one that reads ref_chosen and ref_rejected needs reference=True in dpo.LOSSES") from None
+    if getattr(found, "shape", None) != (2,):
+        raise ValueError(f"--loss {name} has to give one value a pair, (2,) for two (got {getattr(found, 'shape', found)})")
 
 
 def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
@@ -251,7 +281,7 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
             sizes = [sum(learned for _, _, learned in tree.segments) for tree in part]
             reference.update(zip(map(id, part), logps.split(sizes)))
 
-    if cfg.loss in NEEDS_REFERENCE:       # the policy at the start of the round, dropout off
+    if LOSSES[cfg.loss].reference:       # the policy at the start of the round, dropout off
         model.eval()
         _, micro_tokens = within_memory(score, micro_tokens)
         count_tokens("scored", sum(tree_tokens(tree.segments) for tree in trees))
@@ -270,9 +300,9 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
                 lengths = torch.bincount(batch.segment, minlength=batch.segments)
                 ref = torch.cat([reference[id(tree)] for tree in part]) if reference else None
                 loss = logps.new_zeros(())
-                if n_pairs:
+                if len(where["chosen"]):
                     pairs = pair_logps(logps, lengths, where, ref, cfg)
-                    loss = loss + LOSSES[cfg.loss](pairs, cfg.beta, cfg.margin).sum() / n_pairs
+                    loss = loss + LOSSES[cfg.loss].of(pairs, cfg.beta, cfg.margin).sum() / n_pairs
                     record["accuracy"] += accuracy(pairs, cfg.loss, cfg.beta).sum().item() / n_pairs
                     record["margin"] += margin(pairs, cfg.loss, cfg.beta).sum().item() / n_pairs
                 right = where["right"].to(logps.device)
@@ -299,8 +329,9 @@ def with_pairs(log):
 
 
 def trend(log, n=5):
-    """What `optimize` returned as text: means of its first and of its last n updates."""
+    """What `optimize` returned as text: means of its first and of its last n updates, of fewer where these would be the same."""
     log = with_pairs(log)
+    n = min(n, max(1, len(log) // 2))
     return ", ".join(f"{key} {np.mean([r[key] for r in log[:n]]):.3f} -> {np.mean([r[key] for r in log[-n:]]):.3f}"
                      for key in ("loss", "accuracy", "margin"))
 

@@ -785,7 +785,7 @@ def judge(sample, response):
 
 
 def graded_outcome(sample, response):
-    """O in [-1, 1]: 1 only for a right response, else by the share of calls, names and values that are right."""
+    """O in [-1, 1] of a finished response: 1 only for a right one, else by the share of calls, names and values that are right."""
     if judge(sample, response) is None:
         return 1.0
     if sample.calls is None:
@@ -861,16 +861,16 @@ def paired_interval(before, after, draws=2000, seed=0):
 
 
 def share(records, **wanted):
-    """(percent right, number) of the records whose fields have these values."""
+    """Percent right of the records whose fields have these values; None where there are none."""
     part = [r["correct"] for r in records if all(r.get(key) == value for key, value in wanted.items())]
-    return (100 * sum(part) / len(part) if part else 0.0), len(part)
+    return 100 * sum(part) / len(part) if part else None
 
 
 def summarize(records):
-    """What metrics.jsonl says of a scored model: accuracy in percent, over all and by level, and errors by kind."""
+    """What metrics.jsonl says of a scored model: accuracy in percent, over all and by level (`share`), and errors by kind."""
     errors = Counter(r["error"] for r in records if r["error"])
-    return {"n": len(records), "accuracy": share(records)[0],
-            **{level: share(records, level=level)[0] for level in ("easy", "medium", "hard")},
+    return {"n": len(records), "accuracy": share(records),
+            **{level: share(records, level=level) for level in ("easy", "medium", "hard")},
             "errors": {kind: errors[kind] for kind in ERROR_KINDS if errors[kind]}}
 
 

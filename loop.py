@@ -30,10 +30,11 @@ import torch
 import synth
 from dpo import DPOConfig, check_preference, optimize, paired_tree, trend
 from eval import ERROR_KINDS, MAX_NEW, evaluate, interval, paired_interval, summarize
-from mcts import Node, SearchConfig, Tree, check_search, preference_pairs, read_trees, room_for, search, show, tell_too_long, write_trees
+from mcts import Node, SearchConfig, Tree, check_samples, check_search, preference_pairs, read_trees, room_for, search, show, write_trees
 from sft import (TOKENS, SFTConfig, add_lora, check_at_least_one, check_training, context_length, fingerprint, load_lora, load_model,
                  load_training_set, merge_lora, perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
 
+LEVELS = ("easy", "medium", "hard")
 VALUE_ERRORS = ("wrong value", "wrong type", "missing parameter", "unexpected parameter")
 
 
@@ -85,13 +86,13 @@ def complexity(model, tokenizer, samples, reach=0.0, progress=True):
 def pick_complex(model, tokenizer, buffer, share, hardness=complexity):
     """The most complex samples (docs/method.md, 2a), hardest first.
 
-    As the released script does, the share is taken among samples with and without a call apart, so that neither kind
-    vanishes. hardness: the measure to pick by.
+    As the released script does, the share is taken among samples with and without a call apart, at least one of each that there is,
+    so that neither kind vanishes. hardness: the measure to pick by.
     """
     h, picked = hardness(model, tokenizer, buffer, progress=True), []
     for with_call in (True, False):
         part = [i for i, sample in enumerate(buffer) if (sample.calls is not None) == with_call]
-        picked += sorted(part, key=lambda i: -h[i])[:round(share * len(part))]
+        picked += sorted(part, key=lambda i: -h[i])[:max(1, round(share * len(part)))]
     return [buffer[i] for i in sorted(picked, key=lambda i: -h[i])]
 
 
@@ -120,8 +121,13 @@ def score(model, tokenizer, test, folder, name, started, before):
     row = {"model": name, **summarize(records), "tokens": tokens, "seconds": round(time.time() - started, 1)}
     (folder / "responses.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
     (folder / "scores.json").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    print(f"{name}: {row['accuracy']:.1f}% of {row['n']} held-out samples right (easy {row['easy']:.1f}, medium "
-          f"{row['medium']:.1f}, hard {row['hard']:.1f})")
+    print(f"{name}: {row['accuracy']:.1f}% of {row['n']} held-out samples right "
+          f"({', '.join(f'{level} {said(row[level])}' for level in LEVELS)})")
+
+
+def said(share):
+    """A percentage as text; of no samples a dash."""
+    return "-" if share is None else f"{share:.1f}"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -143,16 +149,19 @@ def stage(folder):
 MAY_CHANGE = ("out", "iters", "device", "micro_tokens", "pref_micro_tokens", "max_tokens_in_flight")     # from start to start
 
 
-def check_settings(out, configs, weights):
+def check_settings(out, configs, weights, template=""):
     """The settings of a run; compared with config.json where the folder has one. Raises ValueError with what differs.
 
-    weights: fingerprint of the base. What says where and how fast may change, and the number of rounds: a finished run can
-    be taken further.
+    weights: fingerprint of the base; template: its chat template. What says where and how fast may change, and the number of
+    rounds: a finished run can be taken further. The code may change, too, but what it has made stays, which is said.
     """
-    settings = {key: value for cfg in configs for key, value in asdict(cfg).items() if key not in MAY_CHANGE} | {"weights": weights}
+    files = (Path(__file__).with_name(f"{name}.py") for name in ("synth", "sft", "eval", "mcts", "dpo", "loop"))
+    code = made_by = digest(b"".join(path.read_bytes() for path in files))
+    settings = {key: value for cfg in configs for key, value in asdict(cfg).items() if key not in MAY_CHANGE}
+    settings |= {"weights": weights, "template_hash": digest(template.encode())}
     if configs[0].data:
         try:
-            settings["data_hash"] = hashlib.sha256(Path(configs[0].data).read_bytes()).hexdigest()[:16]
+            settings["data_hash"] = digest(Path(configs[0].data).read_bytes())
         except OSError as error:
             raise synth.DataError(f"{configs[0].data}: cannot be read ({error.strerror})") from None
     others = [p.name for p in out.glob("*") if not re.fullmatch(r"(data|base|warmup|iter\d+)(\.tmp)?|config\.tmp|\..*", p.name)]
@@ -161,10 +170,23 @@ def check_settings(out, configs, weights):
             raise ValueError(f"{out} has other things in it, such as {others[0]}: give a new folder as --out")
     else:
         before = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        made_by = before.pop("code", "")
         changed = [f"{key} {before.get(key)} -> {settings.get(key)}" for key in before | settings if before.get(key) != settings.get(key)]
         if changed:
             raise ValueError(f"{out} was made with other settings ({', '.join(changed)}): give another --out, or remove it")
-    return settings
+        if finished := [part for part in ("base", "warmup", *(f"iter{i}" for i in range(1, rounds_in(out) + 1))) if (out / part).exists()]:
+            print(f"{out} has {', '.join(finished)}: the run goes on from there" + (
+                "; the code has changed since, what it has made stays (another --out makes all anew)" if made_by != code else ""))
+    return {**settings, "code": made_by}
+
+
+def digest(content):
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def rounds_in(out):
+    """How many rounds a run has finished."""
+    return max((int(p.name[4:]) for p in out.glob("iter*") if p.name[4:].isdigit()), default=0)
 
 
 def check_sizes(cfg, search_cfg, pref_cfg):
@@ -254,9 +276,12 @@ def read_correct(out, folder, level=None):
 
 
 def gain(out, iters, level=None):
-    """(points, low, high): the last round minus the warm-up on the same samples, with a paired 95% interval."""
+    """The last round minus the warm-up on the same samples, with a paired 95% interval, as text; none where there are no samples."""
     before, after = read_correct(out, "warmup", level), read_correct(out, f"iter{iters}", level)
-    return (100 * (np.mean(after) - np.mean(before)), *paired_interval(before, after)) if before else (0.0, 0.0, 0.0)
+    if not before:
+        return ""
+    low, high = paired_interval(before, after)
+    return f"{level or 'overall'}: {100 * (np.mean(after) - np.mean(before)):+.1f} points, 95% interval [{low:+.1f}, {high:+.1f}]"
 
 
 def print_table(out, iters):
@@ -267,11 +292,10 @@ def print_table(out, iters):
     for row in rows:
         low, high = interval(round(row["accuracy"] * row["n"] / 100), row["n"])
         errors = sum(row["errors"].get(kind, 0) for kind in VALUE_ERRORS)
-        print(f"{row['model']:10s} {row['accuracy']:7.1f}% {f'[{low:.1f}, {high:.1f}]':>15s} {row['easy']:6.1f} "
-              f"{row['medium']:7.1f} {row['hard']:6.1f} {errors:17d} {row['seconds'] / 60:8.1f}")
-    for level in (None, "hard"):
-        points, low, high = gain(out, iters, level)
-        print(f"rounds over warm-up, {level or 'overall'}: {points:+.1f} points, 95% interval [{low:+.1f}, {high:+.1f}]")
+        print(f"{row['model']:10s} {row['accuracy']:7.1f}% {f'[{low:.1f}, {high:.1f}]':>15s} {said(row['easy']):>6s} "
+              f"{said(row['medium']):>7s} {said(row['hard']):>6s} {errors:17d} {row['seconds'] / 60:8.1f}")
+    for text in filter(None, (gain(out, iters, level) for level in (None, "hard"))):
+        print(f"rounds over warm-up, {text}")
 
 
 def write_report(out, iters, trees):
@@ -279,6 +303,7 @@ def write_report(out, iters, trees):
     rows = read_rows(out, iters)
     x = [80 + 560 * i / max(1, len(rows) - 1) for i in range(len(rows))]
     colors = {"accuracy": "#111", "easy": "#2a9d8f", "medium": "#e9a13b", "hard": "#d1495b"}
+    colors = {key: color for key, color in colors.items() if rows[0][key] is not None}
     curves = "".join(
         f'<polyline fill="none" stroke="{color}" stroke-width="2" points="'
         + " ".join(f"{a:.0f},{260 - 2.3 * row[key]:.0f}" for a, row in zip(x, rows)) + '"/>'
@@ -298,8 +323,7 @@ def write_report(out, iters, trees):
         f"<tr><td>{kind}</td>" + "".join(f"<td>{row['errors'].get(kind, 0)}</td>" for row in rows) + "</tr>" for kind in kinds)
     unfold = "".join(f"<details><summary>round {i}: {html.escape(text.splitlines()[0])}</summary><pre>{html.escape(text)}</pre></details>"
                      for i, text in trees)
-    gains = "".join(f"<p>Rounds over warm-up, {level or 'overall'}: {p:+.1f} points, 95% interval [{lo:+.1f}, {hi:+.1f}].</p>"
-                    for level in (None, "hard") for p, lo, hi in [gain(out, iters, level)])
+    gains = "".join(f"<p>Rounds over warm-up, {text}.</p>" for text in (gain(out, iters, level) for level in (None, "hard")) if text)
     (out / "report.html").write_text(f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>iTool: {html.escape(str(out))}</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:860px;margin:2em auto;padding:0 1em;color:#111}}
 svg text{{font:13px system-ui,sans-serif}} table{{border-collapse:collapse}} td,th{{padding:.2em .9em;text-align:right;border-bottom:1px solid #ddd}}
@@ -322,7 +346,8 @@ def main(argv=None, hardness=None, search=search):
     check_sizes(cfg, search_cfg, pref_cfg)
     out = Path(cfg.out)
     model, tokenizer = load_model(cfg.model, cfg.device)
-    settings = check_settings(out, (cfg, search_cfg, pref_cfg), fingerprint(model))
+    settings = check_settings(out, (cfg, search_cfg, pref_cfg), fingerprint(model), str(tokenizer.chat_template))
+    iters = max(cfg.iters, rounds_in(out))
     torch.manual_seed(cfg.seed)
     add_lora(model, cfg.rank, cfg.alpha, cfg.dropout, cfg.targets)     # B is zero: the policy is the base
 
@@ -333,6 +358,8 @@ def main(argv=None, hardness=None, search=search):
     os.replace(out / "config.tmp", out / "config.json")
     train, unseen, test = (read_data(out, name) for name in ("train", "unseen", "test"))
     print(f"{len(train)} training samples" + f", {len(unseen)} more for the rounds alone" * bool(unseen) + f", {len(test)} held out")
+    pool = unseen or train
+    check_samples(tokenizer, pool, search_cfg)
 
     if not (out / "base").exists():
         with stage(out / "base") as folder:
@@ -349,10 +376,8 @@ def main(argv=None, hardness=None, search=search):
     load_lora(model, out / "warmup")
 
     # Stage 2: a replay buffer, then rounds
-    pool = unseen or train
-    tell_too_long(tokenizer, pool, search_cfg)
     buffer = random.Random(cfg.seed).sample(pool, max(1, round(cfg.buffer * len(pool))))
-    for i in range(1, cfg.iters + 1):
+    for i in range(1, iters + 1):
         if not (out / f"iter{i}").exists():
             with stage(out / f"iter{i}") as folder:
                 started, before = time.time(), Counter(TOKENS)
@@ -382,12 +407,12 @@ def main(argv=None, hardness=None, search=search):
                 for earlier in range(max(1, i - cfg.remember), i):
                     paired += pair_up(read_trees(out / f"iter{earlier}" / "trees.jsonl"), search_cfg, pref_cfg)[1]
                 begun = time.time()
-                if any(pairs):
+                if not any(pairs):
+                    print(f"round {i}: the search found no pair" + ", the policy stays as it is" * (not pref_cfg.sft_weight))
+                if any(pairs) or paired and pref_cfg.sft_weight:
                     log = optimize(model, tokenizer, paired, pref_cfg, seed=1000 * cfg.seed + i)
                     (folder / "optimize.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log), encoding="utf-8")
                     print(f"round {i}: {len(log)} updates, {trend(log)}")
-                else:
-                    print(f"round {i}: the search found no pair, the policy stays as it is")
                 seconds["optimize"] = time.time() - begun
 
                 save_lora(model, folder)
@@ -400,9 +425,9 @@ def main(argv=None, hardness=None, search=search):
     # What came of it
     with stage(out / "final") as folder:      # anew: a finished run may have been taken further
         save_model(model, tokenizer, folder)
-    (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in read_rows(out, cfg.iters)), encoding="utf-8")
-    write_report(out, cfg.iters, sample_trees(out, cfg.iters, search_cfg))
-    print_table(out, cfg.iters)
+    (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in read_rows(out, iters)), encoding="utf-8")
+    write_report(out, iters, sample_trees(out, iters, search_cfg))
+    print_table(out, iters)
     print(f"{out}/final is the last policy, {out}/report.html the report")
 
 

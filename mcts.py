@@ -18,18 +18,19 @@ from dataclasses import asdict, dataclass, field
 from tqdm import tqdm
 
 import synth
-from eval import Prompts, expected_grade, graded_outcome, read, response_text, stop_token, together, write
+from eval import Prompts, expected_grade, graded_outcome, judge, read, response_text, stop_token, together, write
 from sft import check_at_least_one, context_length, fitting, load_model, run, split_too_long, within_memory
 
 
 OUTCOMES = ("graded", "exact", "none")
+UNFINISHED = -1.0     # O of a response that has not ended within max_new tokens, as of one that is all wrong
 
 
 @dataclass
 class PairConfig:
     """What makes the pairs of a tree (preference_pairs)."""
     outcome: str = "graded"          # O of a finished response: graded, exact (+1, -1), or none: R = C alone
-    min_gap: float = 0.1             # pairs with a smaller gap in Q are dropped (released script)
+    min_gap: float = 0.1             # pairs with a smaller gap in Q, which is in units of O, are dropped (released script)
     min_chosen: float = -0.3         # pairs whose preferred Q is lower are dropped (released script)
     near: float = 0.6                # above 0: the likeliest of the worse steps is rejected, where its prior is at least this
                                      # share of the chosen one's; 0: the step with the lowest Q, however unlikely (the paper)
@@ -45,7 +46,7 @@ class SearchConfig(PairConfig):
     depth: int = 12                  # steps; at this depth the rest of the response is one step (the paper: 3)
     c_puct: float = 1.0              # weight of the prior against Q in the selection
     length_power: float = 1.25       # prior = exp(sum log p / length^power), the ancestor's
-    gamma: float = 1.0               # discount of V in the backup
+    discount: float = 1.0            # gamma, of V in the backup
     self_eval: float = 0.5           # weight of C, the policy's own grade, in R = O + C (the paper: 1); 0: none
     target_step: bool = True         # along the target, its own next step is a candidate too, with one right rollout
     max_new: int = 128               # tokens a response may have
@@ -220,9 +221,7 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     prompts = [synth.prompt_ids(tokenizer, s) for s in samples]
     order, sizes = sorted(range(len(samples)), key=lambda i: len(prompts[i])), [tokens_in_flight(p, tokenizer, cfg) for p in prompts]
     bar = tqdm(total=len(samples) * cfg.simulations, desc="search", disable=not progress, leave=False)
-    if order and (room := sizes[order[-1]]) > cfg.max_tokens_in_flight:
-        raise ValueError(f"--max_tokens_in_flight {cfg.max_tokens_in_flight} is too little for the sample "
-                         f"{samples[order[-1]].id}, whose search needs {room}")
+    check_room(samples, sizes, cfg)
 
     def next_trees(max_tokens):
         n, bar.n = fitting([sizes[i] for i in order], max_tokens), len(found) * cfg.simulations
@@ -243,10 +242,19 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     return [found[i] for i in range(len(samples))]
 
 
-def tell_too_long(tokenizer, samples, cfg):
-    """Says how many samples the search cannot solve, since their targets are longer than a response may be."""
+def check_room(samples, sizes, cfg):
+    """Raises ValueError where `max_tokens_in_flight` is too little for a sample. sizes: `tokens_in_flight` of each."""
+    if samples and (room := max(sizes)) > cfg.max_tokens_in_flight:
+        raise ValueError(f"--max_tokens_in_flight {cfg.max_tokens_in_flight} is too little for the sample "
+                         f"{samples[sizes.index(room)].id}, whose search needs {room}")
+
+
+def check_samples(tokenizer, samples, cfg):
+    """`check_room` of samples that a search may get; says how many have a target that is longer than a response may be."""
+    check_room(samples, [tokens_in_flight(synth.prompt_ids(tokenizer, sample), tokenizer, cfg) for sample in samples], cfg)
     if n := sum(len(synth.target_ids(tokenizer, sample)) > cfg.max_new for sample in samples):
-        print(f"{n} of {len(samples)} samples have a target of more than {cfg.max_new} tokens, which no search reaches: see --max_new")
+        print(f"{n} of {len(samples)} samples have a target of more than {cfg.max_new} tokens: no response sampled for them can be right "
+              "(see --max_new)")
 
 
 def room_for(tokenizer, cfg):
@@ -272,7 +280,7 @@ def grow(tree, prompts, place, right, tokenizer, cfg, seed, bar):
             responses = yield from write(prompts, place, tree.so_far(leaf), cfg.max_new, stop_id, cfg.k, hash((*seed, simulation)) % 2 ** 63)
             children = expand(tree, leaf, responses, due, tokenizer, cfg, stop_id)
             yield from evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id)
-            backup(tree, leaf, cfg.gamma)
+            backup(tree, leaf, cfg.discount)
         bar.update()
 
 
@@ -284,12 +292,17 @@ def expand(tree, leaf, responses, due, tokenizer, cfg, stop_id):
     for ids, logps in responses:
         steps = cut_steps(tokenizer, before + ids, stop_id)[len(path):] or [ids]     # an end of turn alone closes the last step
         step = ids if len(path) + 1 >= cfg.depth else steps[0]
-        outcome = outcome_of(tree, leaf, before + ids, cfg, tokenizer, stop_id)
+        text, ended = response_text(tokenizer, before + ids, stop_id), ids[-1] == stop_id
+        outcome, right = outcome_of(tree.sample, text, ended, cfg)
+        tree.finished.append([text, right])
+        tree.samples += leaf == 0
+        tree.hits += leaf == 0 and right
+        tree.right = tree.right or (before + ids if right else [])
         found.setdefault(tuple(step), []).append((outcome, sum(logps[:len(step)])))
     if cfg.target_step and [tree.nodes[c].ids for c in path] == due[:len(path)] and len(path) < len(due):
         step = due[len(path)] if len(path) + 1 < cfg.depth else [t for s in due[len(path):] for t in s]
-        # what follows the target's own steps is right
-        found.setdefault(tuple(step), []).append((0.0 if cfg.outcome == "none" else 1.0, None))
+        # what follows the target's own steps is the target
+        found.setdefault(tuple(step), []).append((outcome_of(tree.sample, tree.sample.target, True, cfg)[0], None))
         tree.right = tree.right or [t for s in due for t in s]
     for step, rollouts in found.items():
         outcome = sum(o for o, _ in rollouts) / len(rollouts)
@@ -305,16 +318,13 @@ def expand(tree, leaf, responses, due, tokenizer, cfg, stop_id):
     return tree.nodes[leaf].children
 
 
-def outcome_of(tree, leaf, ids, cfg, tokenizer, stop_id):
-    """O of a finished response, sampled from `leaf`; whole responses are counted, and the right ones among them."""
-    text = response_text(tokenizer, ids, stop_id)
-    outcome = graded_outcome(tree.sample, text) if ids[-1] == stop_id else -1.0
-    tree.samples += leaf == 0
-    tree.hits += leaf == 0 and outcome == 1.0
-    if outcome == 1.0 and not tree.right:
-        tree.right = ids
-    tree.finished.append([text, outcome == 1.0])
-    return {"graded": outcome, "exact": 1.0 if outcome == 1.0 else -1.0, "none": 0.0}[cfg.outcome]
+def outcome_of(sample, text, ended, cfg):
+    """(O of a response, is it right?). ended: whether its turn ends. Another reward goes here, or into `graded_outcome`: what counts as
+    right stays the checker's."""
+    right = ended and judge(sample, text) is None
+    if cfg.outcome == "graded":
+        return graded_outcome(sample, text) if ended else UNFINISHED, right
+    return {"exact": 1.0 if right else -1.0, "none": 0.0}[cfg.outcome], right
 
 
 def evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id):
@@ -455,7 +465,7 @@ def main(argv=None):
             print(f"{too_long} samples left out: longer than {limit} tokens")
         if not samples:
             raise synth.DataError("no sample is left to search on")
-        tell_too_long(tokenizer, samples, search_cfg)
+        check_samples(tokenizer, samples, search_cfg)
         trees = search(model, tokenizer, samples, search_cfg, cfg.seed)
     for tree in trees[:cfg.show]:
         print(show(tree, search_cfg))
@@ -465,6 +475,9 @@ def main(argv=None):
           "of whole responses right")
     if cfg.out:
         write_trees(trees, cfg.out)
+        usual, used = asdict(PairConfig()), asdict(search_cfg)
+        flags = " ".join(f"--{key} {used[key]}" for key in usual if used[key] != usual[key])
+        print(f"{cfg.out}: for the same pairs give dpo.py {flags}, too" if flags else cfg.out)
 
 
 if __name__ == "__main__":

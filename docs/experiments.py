@@ -39,7 +39,7 @@ import torch
 
 import loop
 import synth
-from docs.tables import KINDS, best_try, cost, draw, names
+from docs.tables import KINDS, SCENARIOS, best_try, cost, draw, names
 from dpo import DPOConfig, micro_batches, paired_tree
 from eval import BFCL_CATEGORIES, MAX_NEW, answer, bfcl_sample, evaluate, judge, load_bfcl, response_text, score_bfcl, stop_token
 from mcts import Node, SearchConfig, cut_steps, preference_pairs, read_trees, room_for, search
@@ -183,6 +183,7 @@ def perform(arm, seed, number, settings, flags, lines, weights):
         records = [json.loads(text) for text in (folder / "responses.jsonl").read_text(encoding="utf-8").splitlines()]
         line["correct"][name] = "".join(str(int(r["correct"])) for r in records)
         line["levels"] = "".join(r["level"][0] for r in records)
+        line["requests"] = "".join(SCENARIOS[r["scenario"]].upper() if r["talk"] else SCENARIOS[r["scenario"]] for r in records)
     work = [row["tokens"] for row in line["models"] if row["model"] not in ("base", "warm-up")] or [spent(before)]
     line["tokens"] = {kind: sum(tokens[kind] for tokens in work) for kind in KINDS}
     line["cost"] = cost(line["tokens"])

@@ -3,7 +3,8 @@
     python -m docs.experiments --draw
 
 A line is a run: arm, seed, settings, tokens, what loop.score said of each model, and of each model a string of 0 and 1, one
-a held-out sample (`correct`; the samples' levels beside it). Lines with a `try` are of the validation split.
+a held-out sample (`correct`; beside it the samples' `levels`, and `requests`, letters of REQUESTS). Lines with a `try` are of the validation
+split.
 """
 
 import math
@@ -15,6 +16,9 @@ import loop
 from eval import BFCL_CATEGORIES, ERROR_KINDS
 
 KINDS = ("trained", "decoded", "scored")
+# Kinds of request, by their letter in a line; a capital where there is small talk around it
+REQUESTS = {"one call": "c", "a later turn": "t", "several calls": "s", "no tool fits": "n", "a value is missing": "m"}
+SCENARIOS = {"single": "c", "select": "c", "chain": "t", "followup": "t", "parallel": "s", "mixed": "s", "irrelevant": "n", "missing": "m"}
 
 
 def cost(tokens):
@@ -44,13 +48,13 @@ def rows_of(lines, arm, model):
     return [row for line in of(lines, arm) for row in line["models"] if row["model"] == model]
 
 
-def right(lines, arm, model=None, level=""):
-    """{seed: (cases,) 0 or 1} of an arm's last model, or of the one named; level: e, m or h."""
+def right(lines, arm, model=None, level="", requests=""):
+    """{seed: (cases,) 0 or 1} of an arm's last model, or of the one named. level: e, m or h; requests: letters (REQUESTS); none: all."""
     found = {}
     for line in of(lines, arm):
         text = line["correct"].get(model or list(line["correct"])[-1], "")
-        keep = [not level or one == level for one in line.get("levels", text)]
-        found[line["seed"]] = np.array([float(c) for c, kept in zip(text, keep) if kept])
+        found[line["seed"]] = np.array([float(c) for c, its, kind in zip(text, line.get("levels", text), line.get("requests", text))
+                                        if level in ("", its) and (not requests or kind in requests)])
     return {seed: array for seed, array in found.items() if len(array)}
 
 
@@ -77,9 +81,11 @@ def difference(before, after, draws=4000, own=False):
 
 
 def versus(before, after, own=False, scale=100, form="+.1f"):
-    """`difference` as a cell; of shares by default, in points."""
+    """`difference` as a cell; of shares by default, in points. Of one seed without an interval, but where each seed has cases of its own:
+    over cases alone it would be too narrow."""
     points, low, high = (scale * x for x in difference(before, after, own=own))
-    return "" if math.isnan(points) else f"{points:{form}} [{low:{form}}, {high:{form}}]"
+    bounds = f" [{low:{form}}, {high:{form}}]" if own or len(before.keys() & after.keys()) > 1 else ""
+    return "" if math.isnan(points) else f"{points:{form}}{bounds}"
 
 
 def spread(values, form=".1f"):
@@ -185,16 +191,19 @@ def curriculum(lines, folder):
 
 def arms_against(lines, folder, number, reference=("loop", None), sign=1):
     """One row an arm: what it has cost, in millions of tokens, how it does, and how far it is over (sign -1: under) the
-    reference, whose row comes first."""
-    rows = []
+    reference, whose row comes first. Where arms have not all of its seeds, a column has its mean over those that they have."""
+    rows, final = [], right(lines, *reference)
+    some = any(right(lines, name).keys() != final.keys() for name in names(lines, number))
     for model in [reference, *((name, None) for name in names(lines, number))]:
         work = [row["tokens"] for row in rows_of(lines, *model)] if model[1] else [line["tokens"] for line in of(lines, model[0])]
         paid = [f"{np.mean(list(map(f, work))) / 1e6:.3f}" for f in (cost, *(lambda t, kind=kind: t[kind] for kind in KINDS))]
         gap = ["", ""] if model == reference else gaps(lines, *(reference, model)[::sign])
-        rows.append([model[1] or model[0], *paid, *scores(lines, *model), *gap, len(work)])
+        there = [spread(percent({seed: final[seed] for seed in final.keys() & right(lines, *model).keys()}))] if some else []
+        rows.append([model[1] or model[0], *paid, *scores(lines, *model), *there, *gap, len(work)])
     label = reference[1] or reference[0]
+    there = [f"{label}, same seeds"] if some else []
     label = f"over {label}" if sign == 1 else f"{label} over it"
-    return table(["run", "cost", *KINDS, "overall", "hard", f"{label}, overall", f"{label}, hard", "seeds"], rows)
+    return table(["run", "cost", *KINDS, "overall", "hard", *there, f"{label}, overall", f"{label}, hard", "seeds"], rows)
 
 
 def equal_compute(lines, folder):
@@ -210,6 +219,21 @@ def untried(lines, methods):
     said = (f"With the first of their settings (`TRIES`), without `--tune`: {', '.join(first)}. The defaults beneath were chosen by hand "
             "on validation, the loop's with more tries than SFT's (`rounds.md`).")
     return "\n\n" + said if first else ""
+
+
+def by_request(lines, folder):
+    """Experiment 4 by kind of request, and how far the loop is over each other use where several calls are due, and where a question is."""
+    columns = {**{name: letter + letter.upper() for name, letter in REQUESTS.items()},
+               "with small talk": "".join(REQUESTS.values()).upper(), "without": "".join(REQUESTS.values())}
+    final, gaps_in = ("loop", last_round(lines)), ("several calls", "a value is missing")
+    first = next(line["requests"] for line in of(lines, "loop"))
+    rows = [["samples", *(sum(kind in letters for kind in first) for letters in columns.values()), "", ""]]
+    for model in [("loop", "warm-up"), final, *((name, None) for name in names(lines, "4"))]:
+        gap = [versus(right(lines, *model, requests=columns[name]), right(lines, *final, requests=columns[name])) for name in gaps_in]
+        rows.append([model[1] if model[1] == "warm-up" else model[0],
+                     *(spread(percent(right(lines, *model, requests=letters))) for letters in columns.values()),
+                     *(gap if model != final else ["", ""])])
+    return table(["run", *columns, *(f"loop over it, {name}" for name in gaps_in)], rows)
 
 
 def carries_over(lines, folder):
@@ -319,7 +343,7 @@ def tries(lines, folder):
         row, taken = line["models"][-1], line["try"] == best_try(lines, line["arm"])
         said = ", ".join(f"{key} {value}" for key, value in line["tried"].items()) or "the defaults"
         rows.append([line["arm"], f"**{said}**" if taken else said, f"{row['accuracy']:.1f}",
-                     f"{row['hard']:.1f}", f"{line['cost'] / 1e6:.3f}"])
+                     loop.said(row["hard"]), f"{line['cost'] / 1e6:.3f}"])
     return table(["method", "settings (bold: taken)", "validation, overall", "hard", "cost, million"], rows)
 
 
@@ -330,6 +354,7 @@ SECTIONS = {
     "2": ("2. The deficiency", "loop", deficiency),
     "3": ("3. Curriculum", "shuffled", curriculum),
     "4": ("4. The loop against the same compute spent otherwise", "", equal_compute),
+    "requests": ("The same by kind of request", "same data", by_request),
     "carry": ("What carries over from the training set's tools", "what carries over", carries_over),
     "5": ("5. What in the loop matters", "", what_matters),
     "6": ("6. Search earns its keep", "found", search_earns),
@@ -340,8 +365,8 @@ SECTIONS = {
 INTRODUCTION = """# Results
 
 Percent of held-out samples answered exactly right, mean ± standard deviation over seeds; in brackets, a paired bootstrap 95%
-interval over seeds and samples (with one seed over samples alone, so too narrow). Cost, in millions of tokens: 3 x trained + decoded +
-scored. Experiment 4's runs and `one round` cost at least what the loop did; the other variants of experiment 5 have three rounds, or more
+interval over seeds and samples (none with one seed: over samples alone it is too narrow). Cost, in millions of tokens: 3 x trained +
+decoded + scored. Experiment 4's runs and `one round` cost at least what the loop did; the other variants of experiment 5 have three rounds, or more
 where that comes nearer to the loop's cost; the numbers of simulations have three, at whatever cost.
 """
 
@@ -390,7 +415,7 @@ def draw(lines, folder, quick=False, arms=()):
     for name, (title, _, make) in SECTIONS.items():
         if not is_there(name):
             continue
-        command = "\n".join(commands(lines, {"reached": shown, "tune": [], "carry": ["4"]}.get(name, [name]), arms, quick))
+        command = "\n".join(commands(lines, {"reached": shown, "tune": [], "requests": ["4"], "carry": ["4"]}.get(name, [name]), arms, quick))
         block = f"<!-- begin {name} -->\n```\n{command}\n```\n\n{make(lines, folder)}\n<!-- end {name} -->"
         marks = re.compile(rf"<!-- begin {name} -->.*?<!-- end {name} -->", re.DOTALL)
         if marks.search(text):

@@ -103,6 +103,6 @@ def search(model, tokenizer, samples, cfg):
             responses = expansion(model, tokenizer, tree, leaf, cfg, stop_id)
             children = mcts.expand(tree, leaf, responses, due, tokenizer, cfg, stop_id)
             evaluate(model, tree, leaf, children, cfg, stop_id, question, grades)
-            mcts.backup(tree, leaf, cfg.gamma)
+            mcts.backup(tree, leaf, cfg.discount)
         trees.append(tree)
     return trees

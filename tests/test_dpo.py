@@ -11,7 +11,7 @@ import torch
 import dpo
 import sft
 import synth
-from dpo import LOSSES, NEEDS_REFERENCE, DPOConfig, PairLogps, lay_out_trees, optimize, pair_logps, paired_tree, trend
+from dpo import LOSSES, DPOConfig, Loss, PairLogps, lay_out_trees, optimize, pair_logps, paired_tree, trend
 from mcts import Node, SearchConfig, Tree, preference_pairs, write_trees
 from sft import add_lora, learned_logps, lora_parameters, lora_tensors, segment_sum, tree_tokens
 
@@ -77,7 +77,7 @@ def pair_by_pair(model, trees, cfg, reference=None):
             smoothing = min(0.5, l.visits / (w.visits + l.visits)) if cfg.smooth_by_visits else 0.0
             one = lambda x: torch.as_tensor(x).reshape(1)
             pair = PairLogps(one(logps[0]), one(logps[1]), one(len(w.ids)), one(len(l.ids)), one(ref[0]), one(ref[1]), smoothing)
-            losses.append(LOSSES[cfg.loss](pair, cfg.beta, cfg.margin)[0])
+            losses.append(LOSSES[cfg.loss].of(pair, cfg.beta, cfg.margin)[0])
         if tree.right:
             right.append(-response_logp(model, tree.prompt, tree.right) / len(tree.right))
     loss = torch.stack(losses).mean()
@@ -95,7 +95,7 @@ def paired(trees, sft=True):
 def test_packed_trees_equal_pairs_one_by_one(policy, tokenizer, searched_trees, monkeypatch, loss, sft_weight, smooth):
     """Loss and LoRA gradients, several trees a batch and several forward passes an update; after the first update the
     policy has moved away from its reference."""
-    cfg = DPOConfig(loss=loss, beta=0.7, sft_weight=sft_weight, smooth_by_visits=smooth, pref_epochs=2, pref_batch=9,
+    cfg = DPOConfig(loss=loss, beta=0.7, sft_weight=sft_weight, smooth_by_visits=smooth and loss == "dpo", pref_epochs=2, pref_batch=9,
                     pref_micro_tokens=120)
     noise = [0.05 * torch.randn(p.shape) for p in lora_parameters(policy)]
     seen = []
@@ -125,7 +125,7 @@ def test_packed_trees_equal_pairs_one_by_one(policy, tokenizer, searched_trees, 
             p.grad = None
 
 
-@pytest.mark.parametrize("loss", NEEDS_REFERENCE)
+@pytest.mark.parametrize("loss", [name for name, loss in LOSSES.items() if loss.reference])
 def test_the_reference_is_the_policy_at_the_start(policy, tokenizer, searched_trees, loss):
     """So before the first update nothing is ahead of its reference."""
     cfg = DPOConfig(loss=loss, sft_weight=0.0, pref_epochs=1, pref_batch=9)
@@ -163,7 +163,7 @@ def test_optimizing_prefers_what_was_chosen(qwen2, tokenizer, loss):
         for tree in trees:
             for chosen, rejected in preference_pairs(tree, SearchConfig()):
                 w, l = (fragment_logp(qwen2, tree, n) / len(tree.nodes[n].ids) for n in (chosen, rejected))
-                assert w > l or loss in NEEDS_REFERENCE  # those compare with the reference
+                assert w > l or LOSSES[loss].reference  # those compare with the reference
 
 
 def test_the_sft_term_raises_right_responses(qwen2, tokenizer):
@@ -230,6 +230,8 @@ def test_the_trend_is_of_the_updates_that_had_pairs():
     log = [{"loss": loss, "accuracy": acc, "margin": 0.0, "pairs": n} for loss, acc, n in ((0.7, 0.5, 4), (0.5, 0.75, 4), (1.2, 0.0, 0))]
     assert trend(log, 1) == "loss 0.700 -> 0.500, accuracy 0.500 -> 0.750, margin 0.000 -> 0.000"
     assert trend(log[2:]).startswith("loss 1.200 -> 1.200")
+    log = [{"loss": float(n), "accuracy": 0.5, "margin": 0.0, "pairs": 4} for n in range(7)]
+    assert trend(log).startswith("loss 1.000 -> 5.000")     # the first three and the last three, no update twice
 
 
 # ---- Mistakes, and the command ------------------------------------------------------------------------------------
@@ -243,6 +245,38 @@ def test_unknown_losses_and_losses_that_are_no_number(policy, tokenizer, searche
     with pytest.raises(sft.TrainingError, match="the loss is nan at step 0"):
         optimize(policy, tokenizer, paired(searched_trees), DPOConfig(), progress=False)
     assert all(map(torch.equal, before, lora_parameters(policy)))
+
+
+def test_a_loss_of_ones_own_is_a_line(policy, tokenizer, searched_trees, monkeypatch):
+    """Contrastive preference optimization (Xu et al., arXiv 2401.08417): no reference, sums; `margin` follows what the line says."""
+    def cpo(p, beta, gamma):
+        return -torch.nn.functional.logsigmoid(beta * (p.chosen - p.rejected)) - p.chosen
+    monkeypatch.setitem(LOSSES, "cpo", Loss(cpo, reference=False, mean=False))
+    first, = optimize(policy, tokenizer, paired(searched_trees), DPOConfig(loss="cpo", beta=0.5, pref_batch=9), progress=False)
+    policy.eval()
+    _, sums = pair_by_pair(policy, searched_trees, DPOConfig(loss="dpo"))
+    assert len(sums) == first["pairs"]
+    monkeypatch.setitem(LOSSES, "half", Loss(cpo, reference=False, mean=True))
+    pairs = PairLogps(torch.tensor([-4.0]), torch.tensor([-6.0]), torch.tensor([1]), torch.tensor([3]))
+    assert dpo.margin(pairs, "cpo", 0.5).item() == pytest.approx(1.0) and dpo.margin(pairs, "half", 0.5).item() == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("loss, says", [
+    (lambda p, beta, gamma: p.chosen - p.ref_chosen, "--loss mine: .*needs reference=True in dpo.LOSSES"),
+    (lambda p, beta, gamma: (p.rejected - p.chosen).mean(), r"--loss mine has to give one value a pair, \(2,\) for two"),
+    (lambda p, beta, gamma: 1.0, "--loss mine has to give one value a pair")])
+def test_a_loss_that_cannot_work_is_refused_before_anything_runs(monkeypatch, loss, says):
+    monkeypatch.setitem(LOSSES, "mine", Loss(loss, reference=False, mean=False))
+    with pytest.raises(ValueError, match=says):
+        dpo.check_preference(DPOConfig(loss="mine"))
+
+
+@pytest.mark.parametrize("cfg, says", [
+    (DPOConfig(loss="simpo", smooth_by_visits=True), "--smooth_by_visits is for --loss dpo"), (DPOConfig(sft_weight=-1), "--sft_weight"),
+    (DPOConfig(pref_warmup=7), "--pref_warmup is a share")])
+def test_settings_that_would_be_ignored_or_do_harm_are_refused(cfg, says):
+    with pytest.raises(ValueError, match=says):
+        dpo.check_preference(cfg)
 
 
 def test_the_command_trains_on_saved_trees(checkpoint, tokenizer, tmp_path, capsys):

@@ -406,7 +406,7 @@ RECORDS = [{"correct": True, "error": None, "level": "easy", "scenario": "single
 
 
 def test_summary_and_table(capsys):
-    assert summarize(RECORDS) == {"n": 4, "accuracy": 50, "easy": 50, "medium": 0, "hard": 50,
+    assert summarize(RECORDS) == {"n": 4, "accuracy": 50, "easy": 50, "medium": None, "hard": 50,
                                   "errors": {"wrong tool": 1, "wrong value": 1}}
     print_scores(RECORDS)
     out = capsys.readouterr().out

@@ -123,7 +123,12 @@ def test_rounds_pick_from_what_the_warm_up_has_not_seen(finished, tmp_path):
 def test_a_search_without_pairs_is_scored_and_the_loop_goes_on(finished, tmp_path, capsys):
     checkpoint, _ = finished
     loop.main(arguments(checkpoint, tmp_path / "run", "--min_gap", "100"))
-    assert "no pair" in capsys.readouterr().out and len(rows(tmp_path / "run")) == 4
+    out = capsys.readouterr().out
+    assert "no pair\nround 1: " in out and "updates" in out and len(rows(tmp_path / "run")) == 4     # right responses are trained on
+    loop.main(arguments(checkpoint, tmp_path / "still", "--min_gap", "100", "--sft_weight", "0", "--replay", "0"))
+    assert "no pair, the policy stays as it is" in capsys.readouterr().out
+    last = lambda folder: (tmp_path / "still" / folder / "adapter.safetensors").read_bytes()
+    assert last("iter2") == last("warmup")
 
 
 def test_a_round_trains_on_the_pairs_of_as_many_rounds_before_as_it_remembers(finished, tmp_path, monkeypatch):
@@ -136,6 +141,50 @@ def test_a_round_trains_on_the_pairs_of_as_many_rounds_before_as_it_remembers(fi
     loop.main(arguments(finished[0], tmp_path / "run", "--iters", "3", "--remember", "1", "--replay", "0"))
     found = [len((tmp_path / "run" / f"iter{i}" / "pairs.jsonl").read_text().splitlines()) for i in (1, 2, 3)]
     assert min(found) > 0 and trained == [found[0], found[0] + found[1], found[1] + found[2]]
+
+
+def test_fewer_rounds_than_there_are_leave_the_last_policy_as_it_is(finished, capsys):
+    checkpoint, out = finished
+    before = [(out / name).read_bytes() for name in ("final/model.safetensors", "metrics.jsonl", "report.html")]
+    loop.main(arguments(checkpoint, out, "--iters", "1"))
+    assert before == [(out / name).read_bytes() for name in ("final/model.safetensors", "metrics.jsonl", "report.html")]
+    assert f"{out} has base, warmup, iter1, iter2: the run goes on from there\n" in capsys.readouterr().out
+
+
+def test_a_change_of_the_code_is_told(finished, tmp_path, capsys):
+    checkpoint, out = finished
+    shutil.copytree(out, tmp_path / "run")
+    config = json.loads((out / "config.json").read_text()) | {"code": "another"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    for _ in range(2):     # as long as what it has made is there
+        loop.main(arguments(checkpoint, tmp_path / "run"))
+        assert "the code has changed since, what it has made stays (another --out makes all anew)" in capsys.readouterr().out
+
+
+def test_a_level_without_samples_is_a_dash(finished, tmp_path, capsys):
+    checkpoint, _ = finished
+    samples = [s for s in synth.make_samples(60, "train", 5) if s.level == "medium"][:16]
+    synth.write_samples(samples, tmp_path / "mine.jsonl")
+    loop.main(arguments(checkpoint, tmp_path / "run", "--data", str(tmp_path / "mine.jsonl"), "--iters", "1"))
+    said = capsys.readouterr().out
+    assert rows(tmp_path / "run")[-1]["hard"] is None and rows(tmp_path / "run")[-1]["medium"] is not None
+    assert re.search(r"\(easy -, medium [\d.]+, hard -\)", said) and "rounds over warm-up, overall: " in said
+    assert "warm-up, hard" not in said + (tmp_path / "run" / "report.html").read_text()
+
+
+def test_few_samples_are_picked_all_the_same():
+    samples = synth.make_samples(60, "train", 0)
+    calls, words = ([s for s in samples if (s.calls is not None) == called] for called in (True, False))
+    some = [*calls[:20], words[0]]
+    picked = loop.pick_complex(None, None, some, 0.1, lambda model, tokenizer, samples, progress: np.arange(len(samples), dtype=float))
+    assert [s.id for s in picked] == [words[0].id, calls[19].id, calls[18].id]
+
+
+def test_a_search_that_does_not_fit_is_told_before_the_warm_up(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="--max_tokens_in_flight 500 is too little for the sample"):
+        loop.main(arguments(checkpoint, tmp_path / "run", "--max_tokens_in_flight", "500"))
+    assert not (tmp_path / "run" / "base").exists()
+    loop.main(arguments(checkpoint, tmp_path / "run", "--iters", "1"))     # and nothing is in the way
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(finished):
@@ -154,6 +203,11 @@ def test_other_weights_under_the_same_name_are_refused(finished, tmp_path):
     loop.main(arguments(checkpoint, tmp_path / "run", *model))
     tiny("llama", sft.load_model(checkpoint, "cpu")[0].config.vocab_size, seed=1).save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="weights [0-9a-f]+ -> [0-9a-f]+"):
+        loop.main(arguments(checkpoint, tmp_path / "run", *model))
+    shutil.copytree(checkpoint, tmp_path / "model", dirs_exist_ok=True)
+    path = tmp_path / "model" / "chat_template.jinja"
+    path.write_text(path.read_text() + "{# another #}")
+    with pytest.raises(ValueError, match="other settings .template_hash [0-9a-f]+ -> [0-9a-f]+"):
         loop.main(arguments(checkpoint, tmp_path / "run", *model))
 
 

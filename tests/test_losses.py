@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dpo import (LOSSES, NEEDS_REFERENCE, PairLogps, accuracy, dpo_loss, implicit_rewards, ipo_loss, log1mexp, margin,
+from dpo import (LOSSES, PairLogps, accuracy, dpo_loss, implicit_rewards, ipo_loss, log1mexp, margin,
                  orpo_loss, simpo_loss, visit_smoothing)
 
 N = 7  # pairs
@@ -69,7 +69,7 @@ def trl_dpo(pairs, loss_type, beta):
 @pytest.mark.parametrize("name, loss_type", [("dpo", "sigmoid"), ("ipo", "ipo")])
 def test_dpo_and_ipo_equal_trl(name, loss_type, beta):
     pairs = logps(0)
-    same(LOSSES[name](pairs, beta, None), trl_dpo(pairs, loss_type, beta), pairs)
+    same(LOSSES[name].of(pairs, beta, None), trl_dpo(pairs, loss_type, beta), pairs)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2, torch.linspace(0, 0.5, N)])
@@ -80,7 +80,7 @@ def test_smoothed_dpo_equals_trl(smoothing):
     trainer = bare("trl.experimental.cpo.cpo_trainer", "CPOTrainer", loss_type="sigmoid", beta=0.3)
     trainer.label_smoothing = smoothing
     theirs, *_ = trainer.cpo_loss(pairs.chosen - pairs.ref_chosen, pairs.rejected - pairs.ref_rejected)
-    same(LOSSES["dpo"](pairs, 0.3, None), theirs, pairs)
+    same(LOSSES["dpo"].of(pairs, 0.3, None), theirs, pairs)
 
 
 @pytest.mark.parametrize("beta, gamma", [(2.5, 0.5), (2.0, 0.0), (10.0, 3.0)])
@@ -88,7 +88,7 @@ def test_simpo_equals_trl(beta, gamma):
     pairs = logps(2)
     trainer = bare("trl.experimental.cpo.cpo_trainer", "CPOTrainer", loss_type="simpo", beta=beta, simpo_gamma=gamma)
     theirs, *rewards = trainer.cpo_loss(pairs.chosen / pairs.chosen_lengths, pairs.rejected / pairs.rejected_lengths)
-    same(LOSSES["simpo"](pairs, beta, gamma), theirs, pairs)
+    same(LOSSES["simpo"].of(pairs, beta, gamma), theirs, pairs)
     torch.testing.assert_close(list(implicit_rewards(pairs, "simpo", beta)), rewards)
 
 
@@ -97,7 +97,7 @@ def test_orpo_equals_trl():
     trainer = bare("trl.experimental.orpo.orpo_trainer", "ORPOTrainer", beta=lambda_)
     chosen, rejected = pairs.chosen / pairs.chosen_lengths, pairs.rejected / pairs.rejected_lengths
     term, *rewards = trainer.odds_ratio_loss(chosen, rejected)
-    same(LOSSES["orpo"](pairs, lambda_, None), -chosen - term, pairs)  # trl: cross-entropy - term
+    same(LOSSES["orpo"].of(pairs, lambda_, None), -chosen - term, pairs)  # trl: cross-entropy - term
     torch.testing.assert_close(list(implicit_rewards(pairs, "orpo", lambda_)), rewards[:2])
 
 
@@ -134,9 +134,9 @@ def test_smoothed_dpo_is_least_where_the_margin_says_what_the_label_is_worth(smo
 def test_policy_equal_to_its_reference_has_no_margin():
     pairs = logps(4, requires_grad=False)
     pairs.ref_chosen, pairs.ref_rejected = pairs.chosen, pairs.rejected
-    torch.testing.assert_close(LOSSES["dpo"](pairs, 0.7, None), torch.full((N,), math.log(2)))
-    torch.testing.assert_close(LOSSES["ipo"](pairs, 0.5, None), torch.ones(N))
-    for name in NEEDS_REFERENCE:
+    torch.testing.assert_close(LOSSES["dpo"].of(pairs, 0.7, None), torch.full((N,), math.log(2)))
+    torch.testing.assert_close(LOSSES["ipo"].of(pairs, 0.5, None), torch.ones(N))
+    for name in (name for name, loss in LOSSES.items() if loss.reference):
         assert not margin(pairs, name, 0.7).any() and not accuracy(pairs, name, 0.7).any()
 
 
@@ -144,7 +144,7 @@ def test_policy_equal_to_its_reference_has_no_margin():
 def test_a_step_down_the_gradient_prefers_the_chosen(name):
     pairs = logps(5)
     before = margin(pairs, name, 0.5)
-    LOSSES[name](pairs, 0.5, 0.5).sum().backward()
+    LOSSES[name].of(pairs, 0.5, 0.5).sum().backward()
     if name != "ipo":  # IPO pulls to a fixed margin, from either side
         assert (pairs.chosen.grad < 0).all() and (pairs.rejected.grad > 0).all()
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_extremes_are_finite_and_so_are_gradients(name):
     values = torch.tensor([0.0, -1e-9, -1e-7, -1e-3, -20.0, -2000.0])
     w, l = (x.flatten().clone().requires_grad_() for x in torch.meshgrid(values, values, indexing="ij"))
     ones = torch.ones(len(w), dtype=torch.long)
-    losses = LOSSES[name](PairLogps(w, l, ones, ones, -ones.float(), -ones.float()), 2.5, 0.5)
+    losses = LOSSES[name].of(PairLogps(w, l, ones, ones, -ones.float(), -ones.float()), 2.5, 0.5)
     assert losses.shape == (36,) and losses.isfinite().all() and (losses >= 0).all()
     losses.sum().backward()
     assert w.grad.isfinite().all() and l.grad.isfinite().all()
@@ -190,5 +190,5 @@ def test_gradcheck(name):
     pairs.label_smoothing = torch.linspace(0, 0.5, N, dtype=torch.float64)
 
     def loss(chosen, rejected):
-        return LOSSES[name](PairLogps(**vars(pairs) | dict(chosen=chosen, rejected=rejected)), 1.3, 0.5)
+        return LOSSES[name].of(PairLogps(**vars(pairs) | dict(chosen=chosen, rejected=rejected)), 1.3, 0.5)
     assert torch.autograd.gradcheck(loss, (pairs.chosen, pairs.rejected))

@@ -198,7 +198,7 @@ def test_what_a_tree_holds(model, tokenizer, few, monkeypatch):
                 assert this.ids and any(r[:len(ids)] == tuple(ids) for r in [*responses, tuple(target)])
                 assert this.text == response_text(tokenizer, this.ids, stop_id)
                 assert this.r == pytest.approx(this.reward - tree.nodes[this.parent].reward)
-                assert this.q == pytest.approx(this.r + CFG.gamma * this.value)
+                assert this.q == pytest.approx(this.r + CFG.discount * this.value)
                 assert this.reward == pytest.approx(this.outcome + this.grade)
                 assert 0 < this.grade < CFG.self_eval and -1 <= this.outcome <= 1 and 0 < this.prior <= 1
                 assert this.final == (this.ids[-1] == stop_id or len(ids) >= CFG.max_new)
@@ -227,6 +227,25 @@ def test_a_finished_response_has_its_own_outcome(qwen2, tokenizer, few):
         assert {this.outcome for this in tree.nodes[1:]} == {-1.0}  # a random model is never right
 
 
+def test_another_reward_changes_the_values_and_not_what_is_right(tokenizer, few, monkeypatch):
+    """A response's own right and wrong, and the target's rollout, follow the reward's scale; none counts as right by its number."""
+    stop_id, cfg = stop_token(tokenizer), SearchConfig(depth=1)
+    sample = next(s for s in few if s.calls)
+    due = synth.target_ids(tokenizer, sample)
+    wrong = tokenizer("[f()]", add_special_tokens=False)["input_ids"] + [stop_id]
+
+    def grown(scale):
+        monkeypatch.setattr(mcts, "graded_outcome", lambda *args: scale * graded_outcome(*args))
+        tree = Tree(sample, synth.prompt_ids(tokenizer, sample), [Node(-1, [], "")])
+        children = mcts.expand(tree, 0, [(due, [-0.1] * len(due)), (wrong, [-0.1] * len(wrong)), (wrong[:-1], [-0.1] * (len(wrong) - 1))],
+                               cut_steps(tokenizer, due, stop_id), tokenizer, cfg, stop_id)
+        return tree, [tree.nodes[c].outcome for c in children]
+    for scale in (1, 10, 0.5):
+        tree, outcomes = grown(scale)
+        assert (tree.samples, tree.hits, tree.right) == (3, 1, due) and [right for _, right in tree.finished] == [True, False, False]
+        assert outcomes == [scale, scale * graded_outcome(sample, "[f()]"), mcts.UNFINISHED]     # one node of both: sampled, and the target's
+
+
 def test_the_same_seed_gives_the_same_trees(qwen2, tokenizer, few):
     first, again, other = (search(qwen2, tokenizer, few, CFG, seed, progress=False) for seed in (3, 3, 4))
     assert first == again and first != other
@@ -250,11 +269,13 @@ def test_trees_do_not_know_of_each_other(model, tokenizer, few, self_eval):
                 assert getattr(x, key) == pytest.approx(getattr(y, key), abs=1e-4)
 
 
-def test_targets_that_no_search_reaches_are_told(tokenizer, few, capsys):
+def test_what_a_search_cannot_hold_or_sample_is_told(tokenizer, few, capsys):
     longest = max(len(synth.target_ids(tokenizer, sample)) for sample in few)
-    mcts.tell_too_long(tokenizer, few, replace(CFG, max_new=longest))
+    mcts.check_samples(tokenizer, few, replace(CFG, max_new=longest))
     assert capsys.readouterr().out == ""
-    mcts.tell_too_long(tokenizer, few, replace(CFG, max_new=longest - 1))
+    with pytest.raises(ValueError, match=r"max_tokens_in_flight 100 is too little for the sample \S+, whose search needs"):
+        mcts.check_samples(tokenizer, few, replace(CFG, max_tokens_in_flight=100))
+    mcts.check_samples(tokenizer, few, replace(CFG, max_new=longest - 1))
     assert re.match(rf"\d+ of {len(few)} samples have a target of more than {longest - 1} tokens", capsys.readouterr().out)
 
 
