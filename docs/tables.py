@@ -226,7 +226,7 @@ def by_request(lines, folder):
     columns = {**{name: letter + letter.upper() for name, letter in REQUESTS.items()},
                "with small talk": "".join(REQUESTS.values()).upper(), "without": "".join(REQUESTS.values())}
     final, gaps_in = ("loop", last_round(lines)), ("several calls", "a value is missing")
-    first = next(line["requests"] for line in of(lines, "loop"))
+    first = next(line["requests"] for line in of(lines, "loop") if "requests" in line)
     rows = [["samples", *(sum(kind in letters for kind in first) for letters in columns.values()), "", ""]]
     for model in [("loop", "warm-up"), final, *((name, None) for name in names(lines, "4"))]:
         gap = [versus(right(lines, *model, requests=columns[name]), right(lines, *final, requests=columns[name])) for name in gaps_in]
@@ -407,6 +407,8 @@ def draw(lines, folder, quick=False, arms=()):
     def is_there(name):
         if name == "tune":
             return any(line["try"] is not None for line in lines)
+        if name == "requests" and not any("requests" in line for line in of(lines, "loop")):     # lines of before
+            return False
         if needs := SECTIONS[name][1]:
             return bool(of(lines, needs))
         return any(name == "4" or arm not in names(lines, "4") for arm in names(lines, name))      # whole responses are in 4 and 5

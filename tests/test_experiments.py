@@ -63,7 +63,8 @@ def test_every_arm_has_a_line(everything):
     for line in lines:
         assert line["cost"] == cost(line["tokens"]) > 0
         for name in (row["model"] for row in line["models"]):
-            assert len(line["correct"][name]) == len(line["levels"]) == 6
+            assert len(line["correct"][name]) == len(line["levels"]) == len(line["requests"]) == 6
+            assert set(line["requests"].lower()) <= set(tables.REQUESTS.values())
     assert not list(everything.rglob("*.tmp")) and not list(everything.rglob("final"))
 
 
@@ -369,6 +370,25 @@ def test_the_cells_of_a_table_are_the_lines_numbers(tmp_path):
     row = cells(text, "same data")
     assert cells(text, "loop")[5:7] == ["50.0 ± 0.0", "25.0 ± 0.0"] and row[5:7] == ["56.2 ± 8.8", "12.5 ± 17.7"]
     assert row[7].startswith("-6.2 [") and row[8].startswith("+12.5 [")      # the loop over it, not it over the loop
+
+
+def test_a_row_of_some_seeds_is_beside_the_same_seeds_of_the_loop(tmp_path):
+    lines = [hand_made("loop", "4", seed, 1, {"warm-up": "0000", "round 1": text}) for seed, text in ((0, "0000"), (1, "1100"))]
+    lines += [hand_made("same data", "4", 1, 1, {"sft": "1110"})]
+    row = next([cell.strip() for cell in row.strip("|").split("|")] for row in tables.equal_compute(lines, tmp_path).splitlines()
+               if row.startswith("| same data |"))
+    assert row[5:] == ["75.0", "50.0", "50.0", "-25.0", "-50.0", "1"]      # overall, hard, the loop there, over it: one seed, no interval
+
+
+def test_what_is_right_by_kind_of_request(tmp_path):
+    kinds = {"requests": "cTsS"}
+    lines = [hand_made("loop", "4", seed, 1, {"warm-up": "1000", "round 1": "1110"}) | kinds for seed in (0, 1)]
+    lines += [hand_made("same data", "4", seed, 1, {"sft": "1001"}) | kinds for seed in (0, 1)]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in tables.by_request(lines, tmp_path).splitlines()]
+    assert rows[0][1:8] == ["one call", "a later turn", "several calls", "no tool fits", "a value is missing", "with small talk", "without"]
+    assert rows[2][1:8] == ["1", "1", "2", "0", "0", "2", "2"]
+    assert rows[4][:8] == ["loop", "100.0 ± 0.0", "100.0 ± 0.0", "50.0 ± 0.0", "", "", "50.0 ± 0.0", "100.0 ± 0.0"]
+    assert rows[5][3] == "50.0 ± 0.0" and rows[5][6] == "50.0 ± 0.0" and rows[5][8].startswith("+0.0 [") and rows[5][9] == ""
 
 
 @pytest.fixture(scope="module")
