@@ -439,6 +439,9 @@ def test_the_command_searches_saves_and_shows(checkpoint, tmp_path, few, capsys)
     synth.write_samples(few, tmp_path / "data.jsonl")
     mcts.main(["--model", str(checkpoint), "--data", str(tmp_path / "data.jsonl"), "--n", "2", "--out",
                str(tmp_path / "trees.jsonl"), "--simulations", "2", "--k", "2", "--max_new", "8", "--device", "cpu"])
-    assert "2 trees, " in capsys.readouterr().out and len(read_trees(tmp_path / "trees.jsonl")) == 2
+    out = capsys.readouterr().out
+    assert "2 trees, " in out and "dpo.py" not in out and len(read_trees(tmp_path / "trees.jsonl")) == 2
     mcts.main(["--trees", str(tmp_path / "trees.jsonl"), "--show", "2"])
     assert capsys.readouterr().out.count("whole responses right") == 3
+    mcts.main(["--trees", str(tmp_path / "trees.jsonl"), "--out", str(tmp_path / "same.jsonl"), "--near", "0", "--across", "True"])
+    assert capsys.readouterr().out.endswith("for the same pairs give dpo.py --near 0.0 --across True, too\n")
