@@ -568,9 +568,14 @@ def _as_option(value, schema):
     return value
 
 
-def same_calls(calls, target):
-    """Are they written alike? True is not 1, 1 is not 1.0."""
-    return repr(calls) == repr(target)
+def same_calls(calls, target, tools):
+    """Are they written alike, but for their order and for optional parameters at their default? True is not 1, 1 is not 1.0."""
+    def plain(call):
+        parameters = next((tool["parameters"] for tool in tools if tool["name"] == call.name), {"properties": {}})
+        usual = {name: repr(schema["default"]) for name, schema in parameters["properties"].items()
+                 if "default" in schema and name not in parameters.get("required", ())}
+        return call.name, sorted((name, text) for name, text in zip(call.args, map(repr, call.args.values())) if usual.get(name) != text)
+    return sorted(map(plain, calls or ())) == sorted(map(plain, target or ()))
 
 
 def score_fraction(calls, target, tools):
@@ -580,7 +585,7 @@ def score_fraction(calls, target, tools):
     are plus all that the response has too much (calls, names, parameters). calls: list of Call, or None (0 points).
     """
     answers = answers_from(target, tools)
-    if same_calls(calls, target) or check_calls(calls, answers, tools) is None:
+    if same_calls(calls, target, tools) or check_calls(calls, answers, tools) is None:
         return 1.0
     if not calls or not target:
         return 0.0
@@ -766,6 +771,9 @@ def _is_huge(op, left, right, limit=10 ** 6):
 # ---------------------------------------------------------------------------------------------
 
 
+OTHER_CALLS = r"<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]"      # how models were taught to call before they came here
+
+
 def judge(sample, response):
     """A response (text) to one of our samples -> None when right, else one of ERROR_KINDS.
 
@@ -779,9 +787,12 @@ def judge(sample, response):
         return "unparseable"
     if target is None:
         names = "|".join(re.escape(tool["name"]) for tool in sample.tools)
-        called = calls or re.search(rf"(?<!\w)({names})\(", response)      # in prose too
-        return "call where none was due" if called else None if response else "unparseable"
-    return None if same_calls(calls, target) else check_calls(calls, answers_from(target, sample.tools), sample.tools)
+        called = calls or re.search(rf'(?<!\w)({names})\(|"name"\s*:\s*"({names})"|{OTHER_CALLS}', response)      # in prose too
+        unfinished = not response or "<think>" in response and "</think>" not in response
+        return "call where none was due" if called else "unparseable" if unfinished else None
+    if same_calls(calls, target, sample.tools):
+        return None
+    return check_calls(calls, answers_from(target, sample.tools), sample.tools)
 
 
 def graded_outcome(sample, response):
@@ -919,9 +930,11 @@ def read_answers(path):
         raise ValueError(f"{path}: cannot be read ({error})") from None
     found = {}
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
-            found[record["id"]] = record["result"]
+            found[str(record["id"])] = record["result"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path}, line {number}: not a JSON object with `id` and `result`") from None
         if not isinstance(record["result"], str):

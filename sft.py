@@ -162,6 +162,8 @@ def load_model(path, device="auto"):
         if (Path(path) / "adapter.json").exists() and not (Path(path) / "config.json").exists():
             raise ModelError(f"{path}: an adapter without its model (a run of loop.py has the last policy whole, in final/)") from None
         raise ModelError(f"{path}: no model could be loaded ({first_line(error)})") from None
+    if getattr(model.config, "quantization_config", None):
+        raise ModelError(f"{path}: quantized weights cannot be trained here: give the checkpoint in bfloat16")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)     # masked, whatever it is
     try:
@@ -284,12 +286,12 @@ class LoRALinear(nn.Module):
     def merge(self):
         """Add the update to the base's weight, so that forward has no extra work (for search and decoding).
 
-        Keeps a copy of the base's weight: subtracting would not bring a bfloat16 weight back. Such a weight rounds small updates
-        (kept_by_merging).
+        Keeps a copy of the base's weight, in the host's memory: subtracting would not bring a bfloat16 weight back. Such a weight rounds
+        small updates (kept_by_merging).
         """
         if self.unmerged is None:
-            weight = self.base.weight
-            self.unmerged = weight.clone()
+            weight = self.base.weight.data
+            self.unmerged = weight.to("cpu", copy=True) if self.B.any() else weight      # as long as B is zero nothing is added
             weight.copy_(weight.float() + self.update())
 
     @torch.no_grad()
@@ -358,7 +360,7 @@ def kept_by_merging(model):
     found = wanted = 0.0
     for layer in lora_layers(model).values():
         update = layer.update()
-        found += (update * (layer.base.weight.float() - layer.unmerged.float())).sum().item()
+        found += (update * (layer.base.weight.float() - layer.unmerged.to(update.device).float())).sum().item()
         wanted += (update * update).sum().item()
     return found / wanted if wanted else 1.0
 
@@ -643,7 +645,8 @@ def curriculum_updates(samples, trees, cfg, rng):
     updates, tokens = [], cfg.batch_tokens     # as if full: the first tree opens an update
     for _ in range(cfg.epochs):
         for level in CURRICULA[cfg.curriculum]:
-            part = [tree for sample, tree in zip(samples, trees) if level in (None, sample.level)]
+            part = [tree for sample, tree in zip(samples, trees)
+                    if level in (None, sample.level or synth.level_of(sample.tools, sample.calls))]
             rng.shuffle(part)
             for tree in part:
                 if tokens >= cfg.batch_tokens:
@@ -743,6 +746,10 @@ def run(main):
         main()
     except (ModelError, TrainingError, synth.DataError, ValueError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(f"{Path(sys.argv[0]).name}: the device's memory cannot hold this model's training ({first_line(error)})")
     except KeyboardInterrupt:
         name = Path(sys.argv[0]).name
         print(f"\n{name}: stopped" + ("; the same command goes on where a finished stage was saved" if name == "loop.py" else ""))

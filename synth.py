@@ -1410,8 +1410,9 @@ def tool_style(tokenizer):
 def chat_text(tokenizer, messages, prompt=True, today=""):
     """Messages through the chat template; prompt: up to where the assistant's next answer begins; today: YYYY-MM-DD.
 
-    Some templates take no system message, some only users and assistants in turn: then what comes before a user's message joins it,
-    and a tool's result is the user's. A template that writes a date gets the sample's, or one that is always the same. Raises DataError.
+    Some templates take no system message, some only users and assistants in turn, some leave out what they do not know: then what comes
+    before a user's message joins it, and a tool's result is the user's. A template that writes a date gets the sample's, or one that is
+    always the same; one that thinks is told not to. Raises DataError.
     """
     date = day.fromisoformat(today or "2025-01-01").strftime("%d %b %Y")
     if tokenizer.chat_template:
@@ -1420,20 +1421,30 @@ def chat_text(tokenizer, messages, prompt=True, today=""):
         template = "{{ bos_token }}" * (tokenizer("?")["input_ids"][0] == tokenizer.bos_token_id) + DEFAULT_TEMPLATE
     if "strftime_now" in template:      # some ask for a date_string, as Llama's do, some read the clock
         template = "{%- macro strftime_now(format) -%}{{ date_string }}{%- endmacro -%}" + template
-    for roles in ({}, {"system": "user"}, {"system": "user", "tool": "user"}):
+    for roles in ({}, {"tool": "user"}, {"system": "user"}, {"system": "user", "tool": "user"}):
         turns = []
         for m in messages:
             role = roles.get(m["role"], m["role"])
             if roles and turns and turns[-1]["role"] == role:
                 turns[-1] = {"role": role, "content": turns[-1]["content"] + "\n\n" + m["content"]}
             else:
-                turns.append({**m, "role": role})
+                turns.append({"role": role, "content": m["content"]})
         try:
-            return tokenizer.apply_chat_template(turns, chat_template=template, date_string=date, add_generation_prompt=prompt,
-                                                 tokenize=False)
+            text = tokenizer.apply_chat_template(turns, chat_template=template, date_string=date, add_generation_prompt=prompt,
+                                                 tokenize=False, enable_thinking=False)
         except Exception as error:      # a template may raise what it likes
             problem = error
+            continue
+        if not (lost := [m for m in messages if not is_said(m["content"], text)]):
+            return text + "\n</think>\n\n" * text.rstrip().endswith("<think>")     # one that cannot help thinking thinks nothing
+        problem = f"it leaves out what the {lost[0]['role']} says"
     raise DataError(f"the model's chat template does not take the roles {', '.join(m['role'] for m in messages)} ({problem})")
+
+
+def is_said(content, text):
+    """Whether a message stands in a text, as it is or as JSON; templates may drop what was thought before an answer."""
+    content = content.split("</think>")[-1].strip()
+    return content in text or json.dumps(content, ensure_ascii=False)[1:-1] in text
 
 
 def end_of_turn(tokenizer):
@@ -1742,15 +1753,22 @@ class AnswerError(ValueError):
     """An answer in somebody else's data that starts like calls and is not written in call syntax."""
 
 
+def from_json(value):
+    """What a text says in JSON, as many published files have their tools; anything else as it is."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
 def normalize_tool(tool):
-    """A schema in BFCL's, OpenAI's or ToolACE's layout -> BFCL's. Raises ValueError if it has no name."""
+    """A schema in BFCL's, OpenAI's or ToolACE's layout -> BFCL's. Raises ValueError if it has no name, or a parameter has no schema."""
     tool = tool.get("function", tool) if isinstance(tool, dict) else {}
     if not isinstance(tool.get("name"), str):
         raise ValueError("a tool without a name")
-    parameters = tool.get("parameters") or {}
+    parameters = from_json(tool.get("parameters")) or {}
+    definitions = {**(parameters.get("definitions") or {}), **(parameters.get("$defs") or {})}
     if "properties" not in parameters:     # a flat table of parameters; nothing says which are required
-        parameters = {"properties": {k: v for k, v in parameters.items() if isinstance(v, dict)}}
-    properties = {key: plain_type(p) for key, p in (parameters["properties"] or {}).items() if isinstance(p, dict)}
+        parameters = {"properties": {k: v for k, v in parameters.items() if k not in ("$defs", "definitions")
+                                     and (isinstance(v, dict) or k not in SCHEMA_WORDS)}}
+    properties = {key: plain_type(p, definitions) for key, p in (parameters["properties"] or {}).items() if p is not None}
     required = parameters.get("required") or []
     if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
         raise ValueError(f"required, of the tool {tool['name']!r}, is a list of parameters (got {required!r})")
@@ -1758,8 +1776,14 @@ def normalize_tool(tool):
             "parameters": {"type": "dict", "properties": properties, "required": required}}
 
 
+SCHEMA_WORDS = ("type", "required", "title", "description", "additionalProperties", "strict", "$schema")     # beside a table of parameters
+
+
 def normalize_tools(tools):
     """Of two tools of one name, as published data has them now and then, the first."""
+    tools = from_json(tools)
+    if not isinstance(tools, list):
+        raise ValueError(f"tools is a list of schemas (got {tools!r:.80})")
     tools = [normalize_tool(tool) for tool in tools]
     return [tool for i, tool in enumerate(tools) if tool["name"] not in (other["name"] for other in tools[:i])]
 
@@ -1768,9 +1792,23 @@ PLAIN_TYPES = {"number": "float", "object": "dict", "str": "string", "int": "int
                "tuple": "tuple", "double": "float"}     # JSON schema's and Python's names -> BFCL's
 
 
-def plain_type(schema):
+def plain_type(schema, definitions=None, depth=0):
     """A property's schema with one type, in BFCL's names: of several, as JSON schema allows, the first that is not null.
-    So are the schemas within it: an array's items, an object's properties. Python's types, as in ToolACE, too: "List[int], optional"."""
+    So are the schemas within it: an array's items, an object's properties. Python's types, as in ToolACE, too: "List[int], optional";
+    and pydantic's: a $ref is what it names among the definitions, anyOf its first that is not null. Raises ValueError."""
+    if depth > MAX_DEPTH:
+        raise ValueError("a schema that refers to itself without end")
+    if not isinstance(schema, dict):
+        raise ValueError(f"a parameter's schema is an object with a type (got {schema!r:.80})")
+    plain = functools.partial(plain_type, definitions=definitions, depth=depth + 1)
+    if isinstance(name := schema.get("$ref"), str):
+        if name.split("/")[-1] not in (definitions or {}):
+            raise ValueError(f"the schema {name} is not among the tool's definitions")
+        return plain({**definitions[name.split("/")[-1]], **{key: value for key, value in schema.items() if key != "$ref"}})
+    for word in ("allOf", "anyOf", "oneOf"):
+        options = [one for one in schema.get(word) or () if isinstance(one, dict) and one.get("type") != "null"]
+        if options:
+            return plain({**options[0], **{key: value for key, value in schema.items() if key != word}})
     kind = schema.get("type", "any")
     if not isinstance(kind, str):
         kinds = [k for k in kind if k != "null"] if isinstance(kind, list) else []
@@ -1779,14 +1817,14 @@ def plain_type(schema):
     if wrapped := re.fullmatch(r"Optional\[(.*)\]", kind):
         kind = wrapped[1]
     outer, within = re.fullmatch(r"(.*?)(?:\[(.+)\])?", kind, re.S).groups()
-    plain = PLAIN_TYPES.get(outer.lower(), outer.lower() if outer.lower() in PLAIN_TYPES.values() else kind)
-    schema = {**schema, "type": plain} if "type" in schema else dict(schema)
-    if plain == "array" and within and "items" not in schema:
+    kind = PLAIN_TYPES.get(outer.lower(), outer.lower() if outer.lower() in PLAIN_TYPES.values() else kind)
+    schema = {**schema, "type": kind} if "type" in schema else dict(schema)
+    if kind == "array" and within and "items" not in schema:
         schema["items"] = {"type": within}
     if "items" in schema:
-        schema["items"] = plain_type(schema["items"]) if isinstance(schema["items"], dict) else {}
+        schema["items"] = plain(schema["items"]) if isinstance(schema["items"], dict) else {}
     if isinstance(schema.get("properties"), dict):
-        schema["properties"] = {key: plain_type(p) for key, p in schema["properties"].items() if isinstance(p, dict)}
+        schema["properties"] = {key: plain(p) for key, p in schema["properties"].items() if isinstance(p, dict)}
     return schema
 
 
@@ -1827,8 +1865,36 @@ def check_sample(sample):
                 raise ValueError(f"the target leaves out {key!r}, which {name!r} requires")
 
 
+ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function": "tool", "developer": "system"}     # others' -> ours
+
+
+def plain_message(message):
+    """A message as {role, content}: OpenAI's calls, which stand beside the text, in call syntax. Raises ValueError."""
+    role, content, calls = (message.get(key) for key in ("role", "content", "tool_calls")) if isinstance(message, dict) else [None] * 3
+    if calls:
+        functions = [call["function"] for call in calls]
+        content = format_calls([Call(function["name"], from_json(function.get("arguments")) or {}) for function in functions])
+    elif isinstance(content, list):      # parts, of which we take texts
+        content = "".join(part["text"] for part in content)
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise ValueError("a message has to be an object with a role and a content, both text (or tool_calls, as OpenAI's)")
+    role = ROLES.get(role, role)
+    if role not in ("system", "user", "assistant", "tool"):
+        raise ValueError(f"a message is the system's, a user's, the assistant's or a tool's (got {role!r})")
+    return {"role": role, "content": content}
+
+
+def each_answer(messages, name, **fields):
+    """A sample for each answer of the assistant to a user or a tool. Raises ValueError where there is none."""
+    at = [i for i, m in enumerate(messages) if i and m["role"] == "assistant" and messages[i - 1]["role"] in ("user", "tool")]
+    if not at:
+        raise ValueError("no answer of the assistant")
+    return [Sample(f"{name}-{n}", messages=messages[:i], target=messages[i]["content"].strip(), **fields) for n, i in enumerate(at)]
+
+
 def from_record(record, name):
-    """Samples of one record, in our layout or in ToolACE's (one for each answer of the assistant)."""
+    """Samples of one record: in our layout one; in ToolACE's, whose instructions around the tools ours replace, and in that of OpenAI's
+    fine-tuning (tools, messages) one for each answer of the assistant."""
     if not isinstance(record, dict):
         raise ValueError("not an object")
     if "conversations" in record:
@@ -1836,29 +1902,24 @@ def from_record(record, name):
         start = re.search(r"\[\s*\{", system)
         if not start:
             raise ValueError("no list of tools in the system text")
-        date = re.search(r"\b\d{4}-\d\d-\d\d\b", system[:start.start()])      # in front of the tools: "The current time is ..."
-        tools, _ = json.JSONDecoder().raw_decode(system[start.start():])
-        tools = normalize_tools(tools)
-        roles = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "tool": "tool",
-                 "observation": "tool", "function": "tool"}
-        messages, samples = [], []
-        for turn_ in record["conversations"]:
-            role, text = roles.get(turn_.get("from")), turn_.get("value")
-            if role is None or not isinstance(text, str):
-                raise ValueError(f"a message from {turn_.get('from')!r}")
-            if role == "assistant":
-                samples.append(Sample(f"{name}-{len(samples)}", tools, list(messages), text.strip(), today=date[0] if date else ""))
-            messages.append({"role": role, "content": text})
-        if not samples:
-            raise ValueError("no answer of the assistant")
-    elif {"tools", "messages", "target"} <= set(record):
-        known = {k: record[k] for k in Sample.__dataclass_fields__ if k in record}
-        if not isinstance(known["target"], str):
+        tools, end = json.JSONDecoder().raw_decode(system[start.start():])
+        # "The current time is ...", in front of the tools, or else behind them
+        dates = re.findall(r"\b\d{4}-\d\d-\d\d\b", system[:start.start()] + " " + system[start.start() + end:])
+        messages = [plain_message({"role": one.get("from"), "content": one.get("value")}) for one in record["conversations"]]
+        samples = each_answer(messages, name, tools=normalize_tools(tools), today=dates[0] if dates else "")
+    elif {"tools", "messages"} <= set(record):
+        known = {key: record[key] for key in Sample.__dataclass_fields__ if record.get(key) is not None}     # null: as if it were not there
+        known = {**known, "tools": normalize_tools(record["tools"]), "messages": list(map(plain_message, record["messages"]))}
+        known["id"] = str(number) if isinstance(number := known.get("id", name), int) else number
+        if "target" not in known:
+            samples = each_answer(known.pop("messages"), known.pop("id"), **known)
+        elif isinstance(known["target"], str):
+            samples = [Sample(**{**known, "target": known["target"].strip()})]
+        else:
             raise ValueError(f"the target is text: calls as [name(parameter=value)], or words (got {known['target']!r})")
-        known["target"] = known["target"].strip()
-        samples = [Sample(**{"id": name, **known, "tools": normalize_tools(record["tools"])})]
     else:
-        raise ValueError("neither our layout (tools, messages, target: README has an example) nor ToolACE's (system, conversations)")
+        raise ValueError("neither our layout (tools, messages, target: README has an example) nor ToolACE's (system, conversations) nor "
+                         "OpenAI's (tools, messages)")
     for sample in samples:
         try:
             sample.calls

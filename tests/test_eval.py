@@ -330,6 +330,12 @@ TEXT = due(synth.NO_TOOL)
     (TEXT, "Stop (or not).", None),
     (TEXT, "Please tell me the file(s) to nonstop(ly) play.", None),
     (TEXT, "[stop(", "unparseable"),
+    (TEXT, '<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>', "call where none was due"),      # Qwen's syntax
+    (TEXT, '{"name": "stop", "parameters": {}}', "call where none was due"),                                # Llama's
+    (TEXT, "<|python_tag|>weather.call()", "call where none was due"),
+    (TEXT, 'So: [TOOL_CALLS][{"name": "other", "arguments": {}}]', "call where none was due"),               # Mistral's
+    (TEXT, "<think>\nThe user wants", "unparseable"),
+    (TEXT, "<think>\nNone fits.</think>\n\nNone fits.", None),
 ])
 def test_judge(sample, response, error):
     assert judge(sample, response) == error and (error is None or error in ERROR_KINDS)
@@ -347,6 +353,17 @@ def test_a_target_is_right_whatever_its_types(items, value, others):
     assert judge(sample, sample.target) is None and graded_outcome(sample, sample.target) == 1
     for other in others:
         assert judge(sample, f"[f(a={other})]") and graded_outcome(sample, f"[f(a={other})]") < 1
+
+
+def test_the_targets_calls_are_right_in_any_order_and_without_what_is_usual():
+    """Where BFCL's rules for an array's types would refuse them, too."""
+    tool = {"name": "f", "description": "", "parameters": {"type": "dict", "required": ["a"], "properties": {
+        "a": {"type": "array", "items": {"type": "float"}, "description": ""}, "unit": {"type": "string", "default": "cm"}}}}
+    sample = Sample("1", [tool], [{"role": "user", "content": "?"}], '[f(a=[1.5, 2]), f(a=[3.5, 4], unit="m")]')
+    for response in (sample.target, '[f(unit="m", a=[3.5, 4]), f(a=[1.5, 2], unit="cm")]'):
+        assert judge(sample, response) is None and graded_outcome(sample, response) == 1
+    for response in ('[f(a=[3.5, 4], unit="cm"), f(a=[1.5, 2])]', '[f(a=[1.5, 2]), f(a=[1.5, 2])]', "[f(a=[1.5, 2])]"):
+        assert judge(sample, response) and graded_outcome(sample, response) < 1
 
 
 def test_the_graded_outcome_climbs_with_what_is_right():
@@ -488,8 +505,8 @@ def test_answers_to_bfcls_questions_are_scored(tmp_path, capsys):
 
 
 def test_a_file_with_a_byte_order_mark_is_read(heldout, tmp_path):
-    (tmp_path / "answers.jsonl").write_text('{"id": "a", "result": "x"}\n', encoding="utf-8-sig")
-    assert evaluation.read_answers(tmp_path / "answers.jsonl") == {"a": "x"}
+    (tmp_path / "answers.jsonl").write_text('{"id": "a", "result": "x"}\n\n{"id": 0, "result": "y"}\n', encoding="utf-8-sig")
+    assert evaluation.read_answers(tmp_path / "answers.jsonl") == {"a": "x", "0": "y"}      # samples without an id are called by number
     (tmp_path / "answers.jsonl").write_text('{"id": "a", "result": [{"f": "{}"}]}\n')
     with pytest.raises(ValueError, match="line 1: `result` is to be the model's text"):
         evaluation.read_answers(tmp_path / "answers.jsonl")

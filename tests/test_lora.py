@@ -128,6 +128,7 @@ def test_merge_and_unmerge(model):
     adapted = logits(model)
     merge_lora(model)
     merge_lora(model)  # twice is once
+    assert all(layer.unmerged.data_ptr() != layer.base.weight.data_ptr() for layer in lora_layers(model).values())
     torch.testing.assert_close(logits(model), adapted, atol=1e-5, rtol=0)
     assert (adapted - plain).abs().max() > 1e-3
     unmerge_lora(model)
@@ -135,6 +136,16 @@ def test_merge_and_unmerge(model):
     assert torch.equal(logits(model), adapted)
     for name, layer in lora_layers(model).items():
         assert torch.equal(layer.base.weight, state[f"{name}.weight"])
+
+
+def test_a_layer_that_adds_nothing_keeps_no_copy(model):
+    plain = logits(model)
+    add_lora(model, rank=4, alpha=8)
+    merge_lora(model)
+    assert all(layer.unmerged.data_ptr() == layer.base.weight.data_ptr() for layer in lora_layers(model).values())
+    assert torch.equal(logits(model), plain)
+    unmerge_lora(model)
+    assert torch.equal(logits(model), plain) and not any(layer.unmerged is not None for layer in lora_layers(model).values())
 
 
 def test_reset(model):

@@ -150,6 +150,8 @@ def test_the_curriculum_goes_from_easy_to_hard():
     assert orders["easy-to-hard"] == [0] * 10 + [1] * 10 + [2] * 10
     assert orders["hard-to-easy"] == [2] * 10 + [1] * 10 + [0] * 10
     assert orders["shuffled"] not in (orders["easy-to-hard"], orders["hard-to-easy"])
+    bare = [synth.Sample("", [{"name": "f"}] * n, [], "") for n in (5, 1)]      # whose level nobody has filled in
+    assert curriculum_updates(bare, trees[:2], SFTConfig(epochs=1), random.Random(0)) == [[trees[1], trees[0]]]
     with pytest.raises(ValueError, match="--curriculum is one of easy-to-hard"):
         sft.check_training(SFTConfig(curriculum="random"))
     for name in ("epochs", "rank", "n"):
@@ -224,6 +226,19 @@ def test_a_model_that_cannot_be_loaded_says_so_in_one_line(tmp_path, files):
     with pytest.raises(ModelError, match="model: no model could be loaded") as caught:
         load_model(str(folder), "cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_quantized_weights_are_refused(checkpoint, monkeypatch):
+    """Their layers are linear layers by name, and an update added to their numbers would be lost."""
+    original = sft.AutoModelForCausalLM.from_pretrained
+
+    def quantized(*args, **kwargs):
+        model = original(*args, **kwargs)
+        model.config.quantization_config = {"quant_method": "fp8"}
+        return model
+    monkeypatch.setattr(sft.AutoModelForCausalLM, "from_pretrained", quantized)
+    with pytest.raises(ModelError, match="quantized weights cannot be trained here: give the checkpoint in bfloat16"):
+        load_model(checkpoint, "cpu")
 
 
 def test_an_adapter_is_told_from_a_model(tmp_path):
@@ -314,6 +329,14 @@ def test_a_users_mistake_ends_with_one_line(monkeypatch, capsys):
         with pytest.raises(SystemExit) as caught:
             sft.run(main)
         assert caught.value.code == f"sft.py: {error}"
+
+    def too_large():
+        raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB\nand more")
+    with pytest.raises(SystemExit) as caught:
+        sft.run(too_large)
+    assert caught.value.code.startswith("sft.py: the device's memory cannot hold this") and "\n" not in caught.value.code
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        sft.run(lambda: (_ for _ in ()).throw(RuntimeError("a fault of ours")))
 
     def interrupted():
         raise KeyboardInterrupt

@@ -354,10 +354,53 @@ def test_what_is_no_flag_is_left_or_refused():
         synth.read_flags(["--splits", "val"], synth.SynthConfig)
 
 
+def openai_layout():
+    call = lambda name, **arguments: {"id": "call_0", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+    tool = lambda name, kind: {"type": "function", "function": {"name": name, "parameters": {
+        "type": "object", "properties": {"a": {"type": kind}}, "required": ["a"]}}}
+    return {"tools": [tool("f", "integer"), tool("g", "string")], "messages": [
+        {"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": None, "tool_calls": [call("f", a=1), call("g", a='say "x"')]},
+        {"role": "tool", "tool_call_id": "call_0", "content": "7"}, {"role": "assistant", "content": "Seven."},
+        {"role": "user", "content": "Again"}, {"role": "assistant", "content": "", "tool_calls": [call("f", a=2)]}]}
+
+
+def test_openais_layout(tmp_path):
+    """Calls beside the text become call syntax, in the conversation and as the target; each answer is a sample."""
+    samples, skipped = read_samples(write_lines(tmp_path / "a.jsonl", openai_layout()))
+    assert skipped == 0 and [s.target for s in samples] == [r'[f(a=1), g(a="say \"x\"")]', "Seven.", "[f(a=2)]"]
+    assert samples[0].messages == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "?"}]
+    assert [m["content"] for m in samples[2].messages[2:]] == [samples[0].target, "7", "Seven.", "Again"]
+    assert len({s.id for s in samples}) == 3 and samples[0].calls[1] == Call("g", {"a": 'say "x"'})
+    with_target = {**openai_layout(), "messages": openai_layout()["messages"][:2], "target": "[f(a=1)]", "id": 7, "level": None}
+    sample, = read_samples(write_lines(tmp_path / "b.jsonl", with_target))[0]
+    assert sample.id == "7" and sample.level == "medium" and sample.messages == samples[0].messages
+
+
+def test_tools_as_published_files_have_them():
+    """As JSON in a text; with definitions and unions, as pydantic writes them."""
+    schema = {"name": "book", "parameters": {
+        "type": "object", "required": ["address"], "$defs": {"Address": {"type": "object", "properties": {"street": {"type": "string"}}}},
+        "properties": {"address": {"$ref": "#/$defs/Address", "description": "where"},
+                       "city": {"anyOf": [{"type": "null"}, {"type": "string"}], "default": None},
+                       "stops": {"type": "array", "items": {"$ref": "#/$defs/Address"}}}}}
+    tool, = synth.normalize_tools(json.dumps([schema]))
+    properties = tool["parameters"]["properties"]
+    assert properties["address"] == {"type": "dict", "properties": {"street": {"type": "string"}}, "description": "where"}
+    assert properties["city"] == {"type": "string", "default": None} and properties["stops"]["items"]["properties"] == {"street": {"type": "string"}}
+    assert synth.signature(tool).startswith("book(address: {street} where, city: str?, stops: list[dict]?)")
+    assert synth.normalize_tools([{"name": "f", "parameters": json.dumps(schema["parameters"])}])[0]["parameters"] == tool["parameters"]
+    named = {"name": "f", "parameters": {"type": {"type": "string", "description": "a parameter of that name"}, "title": "no parameter"}}
+    assert list(synth.normalize_tool(named)["parameters"]["properties"]) == ["type"]
+
+
 def test_toolaces_date_is_kept(tmp_path):
     dated = {**TOOLACE, "system": "The current time is 2025-03-11 15:18:56. " + TOOLACE["system"] + " 1999-01-01"}
     samples, _ = read_samples(write_lines(tmp_path / "a.jsonl", dated))
     assert {s.today for s in samples} == {"2025-03-11"}
+    behind = {**TOOLACE, "system": TOOLACE["system"] + "\nThe current time is 2024-05-01 10:00."}
+    assert {s.today for s in read_samples(write_lines(tmp_path / "b.jsonl", behind))[0]} == {"2024-05-01"}
     with pytest.raises(synth.DataError, match="a.jsonl, line 1: .*today is a date"):
         read_samples(write_lines(tmp_path / "a.jsonl", {**dated, "system": dated["system"].replace("03-11", "13-11")}))
 
@@ -385,13 +428,21 @@ def test_public_toolace_data_is_read_as_it_is(shared_data):
     ({**OURS, "messages": []}, "must end with a user's or a tool's message"),
     ({**OURS, "messages": [{"role": "assistant", "content": "!"}]}, "must end with a user's or a tool's message"),
     ({**OURS, "target": 5}, "the target is text"),
-    ({**OURS, "id": 5}, "id and scenario are text"),
+    ({**OURS, "id": [5]}, "id and scenario are text"),
+    ({**OURS, "target": None}, "no answer of the assistant"),
+    ({**OURS, "tools": None}, r"tools is a list of schemas .got None"),
+    ({**OURS, "tools": "[{"}, "Expecting"),
+    ({**OURS, "tools": [{"name": "f", "parameters": {"properties": {"a": "integer"}}}]}, "a parameter's schema is an object with a type .got 'integer'"),
+    ({**OURS, "tools": [{"name": "f", "parameters": {"properties": {"a": {"$ref": "#/$defs/A"}}}}]}, "schema #/.defs/A is not among the tool's"),
+    ({**OURS, "tools": [{"name": "f", "parameters": {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/A"}}}}]},
+     "refers to itself without end"),
+    ({**OURS, "messages": [{"role": "judge", "content": "!"}]}, "a message is the system's, a user's, .*got 'judge'"),
     ({**OURS, "today": "20260314"}, "today is a date such as 2026-03-14"),
     ({**OURS, "messages": [{"role": "user", "content": "\ud83d"}]}, "half a character"),
     ({**OURS, "tools": [{"name": "f", "parameters": {"properties": {}, "required": True}}]}, "required, of the tool 'f', is a list"),
     ({**TOOLACE, "system": "No tools."}, "no list of tools in the system text"),
     ({**TOOLACE, "conversations": TOOLACE["conversations"][:1]}, "no answer of the assistant"),
-    ({**TOOLACE, "conversations": [{"from": "nobody", "value": ""}]}, "a message from 'nobody'"),
+    ({**TOOLACE, "conversations": [{"from": "nobody", "value": ""}]}, "a message is the system's, a user's, .*got 'nobody'"),
 ])
 def test_a_bad_record_is_named_by_file_and_line_or_counted(tmp_path, record, message):
     path = write_lines(tmp_path / "bad.jsonl", OURS, "", record, OURS)
@@ -606,6 +657,41 @@ def test_a_template_without_a_system_role_gets_the_tools_with_the_first_message(
     assert text.startswith("<|im_start|>user\nYou are an expert") and sample.messages[0]["content"] in text and "system" not in text[:30]
     with pytest.raises(DataError, match="chat template does not take the roles user, judge .*no judge"):
         chat_text(plain, [{"role": "user", "content": "?"}, {"role": "judge", "content": "!"}])
+
+
+@pytest.mark.parametrize("template", [
+    "{% for m in messages if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",     # Phi's
+    "{% if messages[-1].role == 'user' %}{{ messages[0].content }}{% endif %}"                                        # Mistral's
+    "{% for m in messages[1:] %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"])
+def test_a_template_that_leaves_a_message_out_is_asked_in_another_way(chatml, drawn, template):
+    quiet = copy.deepcopy(chatml)
+    quiet.chat_template = template
+    sample = next(s for s in drawn["train"] if s.messages[-1]["role"] == "tool")
+    text = quiet.decode(prompt_ids(quiet, sample))
+    assert all(m["content"] in text for m in sample.messages) and sample.tools[0]["name"] in text
+    quiet.chat_template = "{{ messages[-1].content }}"
+    with pytest.raises(DataError, match="does not take the roles system, user, .*leaves out what the system says"):
+        prompt_ids(quiet, sample)
+
+
+def test_what_json_says_of_a_message_is_the_message(chatml):
+    """Llama's template writes a tool's result as JSON."""
+    quoting = copy.deepcopy(chatml)
+    quoting.chat_template = chatml.chat_template.replace("{{ m['content'] }}", "{{ m['content'] | tojson }}")
+    assert r'\"Äpfel\"' in chat_text(quoting, [{"role": "user", "content": '"Äpfel"'}])
+
+
+def test_a_model_that_thinks_is_told_not_to(chatml):
+    thinking = copy.deepcopy(chatml)
+    thinking.chat_template = chatml.chat_template.replace("assistant\n{% endif %}", "assistant\n{% if enable_thinking is defined and not "
+                                                          "enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}")
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "<think>hm</think>\n\nYes."}, {"role": "user", "content": "!"}]
+    assert chat_text(thinking, messages).endswith("assistant\n<think>\n\n</think>\n\n")
+    always = copy.deepcopy(chatml)
+    always.chat_template = chatml.chat_template.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    assert chat_text(always, messages).endswith("assistant\n<think>\n\n</think>\n\n")
+    always.chat_template = always.chat_template.replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] }}")     # Qwen3's
+    assert "hm" not in chat_text(always, messages) and "Yes." in chat_text(always, messages)
 
 
 def test_a_template_of_users_and_assistants_in_turn_takes_every_sample(chatml, drawn):
