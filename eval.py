@@ -817,7 +817,13 @@ def response_limit(tokenizer, sample, max_new=0):
 
 
 def answer(model, tokenizer, samples, max_new=0, temperature=0.0, seed=0, copies=1, max_tokens=65536, progress=False):
-    """Responses (text) to each sample: a list of `copies` of them each. max_new: see response_limit; max_tokens: of cache, in flight."""
+    """Responses (text) to each sample: a list of `copies` of them each. max_new: see response_limit; max_tokens: of cache, in flight.
+
+    A response ends with its turn; what follows another token that the checkpoint ends with (<|endoftext|>) is left out, too.
+    """
+    others = getattr(model.generation_config, "eos_token_id", None)
+    others = set(others if isinstance(others, list) else [others])
+    own = lambda ids: list(itertools.takewhile(lambda token: token not in others, ids))
     stop_id, texts = stop_token(tokenizer), [None] * len(samples)
     asked = [synth.prompt_ids(tokenizer, s) for s in samples]
     limits = [response_limit(tokenizer, s, max_new) for s in samples]
@@ -831,7 +837,7 @@ def answer(model, tokenizer, samples, max_new=0, temperature=0.0, seed=0, copies
         prompts = Prompts(model, [asked[i] for i in group], [drafts[i] for i in group])
         tasks = [(n, write(prompts, n, [], limits[i], stop_id, copies, 1_000_003 * seed + i)) for n, i in enumerate(group)]
         for i, row in zip(group, together(prompts, tasks, temperature)):
-            texts[i] = [response_text(tokenizer, ids, stop_id) for ids, _ in row]
+            texts[i] = [response_text(tokenizer, own(ids), stop_id) for ids, _ in row]
         return len(group)
 
     while order:

@@ -456,6 +456,17 @@ def test_a_response_may_be_as_long_as_its_target(qwen2, tokenizer, samples, monk
     assert sorted(lengths) == [8, len(synth.target_ids(tokenizer, long))]
 
 
+def test_an_answer_ends_where_its_checkpoint_says_too(qwen2, tokenizer, samples, monkeypatch):
+    """Qwen2.5 ends a turn with <|im_end|>, and a text with <|endoftext|>."""
+    read = []
+    monkeypatch.setattr(evaluation, "response_text", lambda tokenizer, ids, stop_id: read.append(ids) or "")
+    evaluation.answer(qwen2, tokenizer, samples[:1], 12, temperature=1.0)
+    end = next(token for token in read[0][2:] if token != read[0][0])
+    qwen2.generation_config.eos_token_id = [stop_token(tokenizer), end]
+    evaluation.answer(qwen2, tokenizer, samples[:1], 12, temperature=1.0)
+    assert read[1] == read[0][:read[0].index(end)] and len(read[0]) > len(read[1]) > 0
+
+
 def test_copies_of_an_answer_stand_side_by_side(qwen2, tokenizer, samples):
     texts = evaluation.answer(qwen2, tokenizer, samples[:3], 6, copies=2)
     once = evaluation.answer(qwen2, tokenizer, samples[:3], 6, max_tokens=1)     # sample by sample
