@@ -55,10 +55,10 @@ def dpo_loss(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps,
 
 
 def visit_smoothing(chosen_visits, rejected_visits):
-    """1 / (N_w / N_l + 1) = N_l / (N_w + N_l), (pairs,): a child that search hardly preferred is hardly a label.
+    """1 / (N_w / N_l + 1) = N_l / (N_w + N_l), (pairs,): the less search prefers w, the less the label is trusted.
 
-    Label smoothing of Xie et al., arXiv 2405.00451. Equal counts give 0.5; so do two zeros, as nothing is known then. Never
-    above: search enters no finished branch again, so a right response may have fewer visits than the wrong ones beside it.
+    Label smoothing of Xie et al., arXiv 2405.00451. Equal counts give 0.5; so do two zeros, as nothing is known then. Capped
+    at 0.5: search never re-enters a finished branch, so a right response may have fewer visits than wrong siblings.
     """
     visits = chosen_visits + rejected_visits
     return torch.where(visits > 0, rejected_visits / visits.clamp(min=1), 0.5).clamp(max=0.5)
@@ -103,9 +103,9 @@ def orpo_loss(chosen_mean_logps, rejected_mean_logps, lambda_):
 
 
 class Loss(NamedTuple):
-    """A loss, and what it looks at. A new one needs a line in LOSSES, nothing else."""
-    of: Callable          # (PairLogps, beta, gamma) -> (pairs,): one value a pair. It sees a part of an update, so none may depend on
-                          # the other pairs. beta is IPO's tau and ORPO's lambda too
+    """A loss and the inputs it needs. A new one needs only a line in LOSSES."""
+    of: Callable          # (PairLogps, beta, gamma) -> (pairs,): one value a pair, independent of the others (a call sees a micro-batch,
+                          # not the update). beta is IPO's tau and ORPO's lambda too
     reference: bool       # it reads ref_chosen and ref_rejected, which are None otherwise
     mean: bool            # it compares means over a fragment's tokens, not sums: so do `margin` and `accuracy`
 
@@ -153,14 +153,14 @@ def accuracy(pairs, loss, beta):
 class DPOConfig:
     loss: str = "dpo"                # dpo, ipo, simpo (the paper's best), orpo
     beta: float = 1.0                # DPO: 0.1 in the ancestor; SimPO: 2.5 in the released script; IPO's tau, ORPO's lambda
-    margin: float = 0.5              # SimPO's gamma: the margin that the chosen fragment should have
+    margin: float = 0.5              # SimPO's gamma, the target reward margin
     smooth_by_visits: bool = False   # DPO: label smoothing by visit counts, as the ancestor does
     sft_weight: float = 0.0          # weight of cross-entropy on a right response of each tree; 0: preferences only
     pref_lr: float = 2e-4            # of LoRA; the 8B model of the paper wants about 1e-6
     pref_warmup: float = 0.1         # share of the steps in which the learning rate rises; then cosine to zero
     pref_epochs: int = 1             # passes over a round's trees
     pref_batch: int = 8              # trees an update
-    pref_micro_tokens: int = 8192    # tokens a forward pass: more than this are accumulated
+    pref_micro_tokens: int = 8192    # tokens a forward pass; larger updates are accumulated
 
 
 @dataclass
@@ -198,7 +198,7 @@ def paired_tree(tree, pairs, sft=True):
 
 
 def lay_out_trees(trees, pad_id):
-    """PairedTrees -> (Batch, where the fragments of all pairs and the right responses stand among its segments)."""
+    """PairedTrees -> (Batch, indices of the pairs' fragments and the right responses among learned segments)."""
     chosen, rejected, visits, right, first = [], [], [], [], 0
     for tree in trees:
         chosen += [first + c for c in tree.chosen]

@@ -3,7 +3,7 @@
     python eval.py --model base                                               # the held-out test of the simulated world
     python eval.py --model base --bench bfcl --categories simple_python       # BFCL's questions (pip: bfcl-eval)
     python eval.py --bench bfcl --categories multiple --answers answers.jsonl # score answers made elsewhere, no model
-    python eval.py --model base --samples 16                                  # and what is to be found by sampling
+    python eval.py --model base --samples 16                                  # also sample: pass@16, majority vote
 
 Batched decoding with a cache that is filled once a prompt and shared by all its continuations (search uses the same),
 the AST checker with BFCL's matching rules, and one kind of error for each wrong answer.
@@ -35,7 +35,7 @@ from synth import Call
 
 
 # ---------------------------------------------------------------------------------------------
-# Decoding: behind each prompt a tree of tokens with its cache; all that is new in one pass
+# Decoding: after each prompt a token tree with its KV cache; all new tokens in one pass
 # ---------------------------------------------------------------------------------------------
 
 
@@ -65,15 +65,15 @@ class PlacedLayer(CacheLayerMixin):
 
 
 class Written:
-    """What is written behind a prompt: a tree of tokens, whose root is the prompt's last. Alike beginnings are one path."""
+    """The continuations of a prompt as a trie (prefix tree) of tokens; the root is the prompt's last token."""
 
     def __init__(self, root):
         self.ids, self.above, self.depth = [root], [-1], [0]      # of each node: token, the node above it, how many are above
         self.sees = np.zeros((64, 64), dtype=bool)                # itself and the nodes above it
         self.sees[0, 0] = True
-        self.next, self.first = {}, {}     # (node, token): the node behind; node: the first behind it
-        self.pairs = {}                    # (token, token): the node where the two first stood in a row
-        self.done = 0                      # so many nodes have gone through the model
+        self.next, self.first = {}, {}     # (node, token): that child; node: its first child
+        self.pairs = {}                    # (token, token): the node where this bigram first ends
+        self.done = 0                      # number of nodes that the model has computed
 
     def follow(self, ids, at=0):
         """The nodes from `at` on along `ids` (token ids); those that are missing are added."""
@@ -102,7 +102,7 @@ class Written:
                                              for those in (self.next, self.first, self.pairs))
 
     def guess(self, node, most):
-        """Up to `most` token ids that may follow a node: those that did where its token and the one above it first stood in a row
+        """Up to `most` draft tokens to follow a node: those that followed the first occurrence of its last two tokens
         (prompt lookup: Saxena, github.com/apoorvumang/prompt-lookup-decoding)."""
         twin, found = self.pairs[self.ids[self.above[node]], self.ids[node]], []
         while twin in self.first and len(found) < most:
@@ -112,16 +112,16 @@ class Written:
 
 
 class Prompts:
-    """Prompts, what is written behind them, and the keys and values of both: a token goes through the model once, however many
-    continuations begin with it, until it is forgotten."""
+    """Prompts, their continuations, and the KV cache of both: a token goes through the model once, however many continuations
+    share it, until it is forgotten."""
 
     @torch.inference_mode()
     def __init__(self, model, prompts, drafts=None, max_tokens=4096):
         """prompts: lists of token ids, each at least one long; max_tokens: padded tokens a forward pass.
 
-        drafts: token ids that may well follow each prompt. They change no token of what is decoded; they go through the model with the
-        prompt, and a continuation is spared a pass for each of them that it samples anyway (speculative decoding, Leviathan et al.,
-        arXiv 2211.17192). What has been decoded once is a draft, too.
+        drafts: token ids that probably follow each prompt. They do not change what is decoded; they go through the model with the
+        prompt, and each one that a continuation samples anyway saves it a pass (speculative decoding, Leviathan et al.,
+        arXiv 2211.17192). Earlier samples serve as drafts, too.
         states: of each prompt and its draft, (keys, values) a layer; hidden: the last layer's of the prompt's
         last token and the draft.
         """
@@ -149,13 +149,13 @@ class Prompts:
 
 
 ROOM = 32              # nodes for which a batch has places, beyond those that there are
-CALL_COSTS = 3000      # of a call of attention on a CPU, 1 being a query at a place and 7 a place to be read: measured. Elsewhere
-                       # 100 times as much, not measured: there calls are dear
+CALL_COSTS = 3000      # overhead of an attention call on a CPU, measured, where a query costs 1 and reading keys 7 per place. On
+                       # other devices 100 times as much, not measured
 
 
 class Rows:
-    """Some prompts in one batch, a row each. A row's prompt ends at place `before`, and there what is written behind it begins:
-    node n stands at before + n."""
+    """Some prompts in one batch, a row each, aligned so that each one's last token, node 0 of its tree, is at place `before`:
+    node n is at before + n."""
 
     def __init__(self, prompts, index):
         """index: prompt of each row. What an earlier batch has written is forgotten."""
@@ -198,8 +198,8 @@ class Rows:
             w.done = len(w.ids)
 
     def parts(self, new):
-        """For `sft.grouped_attention`: what the new nodes see, new[r] of row r. Rows attend in one call, padded, as far as that costs
-        less than calls of their own."""
+        """For `sft.grouped_attention`: what the new nodes attend to, new[r] of row r. Adjacent rows share a padded call where that
+        costs less than two calls."""
         groups, parts, first, overhead = [], [], np.cumsum([0, *new]), CALL_COSTS if self.model.device.type == "cpu" else 100 * CALL_COSTS
         cost = lambda start, stop, prompt, nodes, length: overhead + (stop - start) * (prompt + nodes) * (7 + length)
         for r, i in enumerate(self.index):
@@ -251,11 +251,11 @@ def chunks(prompts, index, widths, max_tokens):
 GUESSES = 2     # tokens that go through the model with a sampled one, in the hope that they come next
 
 
-def sample(model, states, numbers, sizes, temperature):
-    """For parts of hidden states (n, size), sizes[j] in the j-th, a list of each state's next tokens and their log-probabilities in nats
-    under the policy itself: m of each.
+def sample_tokens(model, states, numbers, sizes, temperature):
+    """Next tokens after hidden states (n, size): a list for each part, of sizes[j] states, with (m tokens, their log-probabilities in
+    nats at temperature 1) for each state.
 
-    numbers: (n, m), from 0 to 1: where the distribution function reaches one of them is the token. temperature 0: the likeliest.
+    numbers: (n, m) uniform in [0, 1), mapped to tokens by the inverse CDF. temperature 0: the likeliest.
     """
     found, most = [], max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
     for part, drawn in zip(states.split(most), numbers.split(most)):
@@ -274,15 +274,15 @@ def sample(model, states, numbers, sizes, temperature):
 class Ask(NamedTuple):
     """What a task wants to know of nodes that are written behind its prompt."""
     nodes: list
-    numbers: torch.Tensor | None = None     # (nodes, copies), from 0 to 1: tokens are to be drawn by them (`sample`); None: logits
+    numbers: torch.Tensor | None = None     # (nodes, copies), from 0 to 1: tokens are to be drawn by them (`sample_tokens`); None: logits
 
 
 @torch.inference_mode()
-def together(prompts, tasks, temperature=0.0):
-    """Run tasks to their end, side by side: whatever each of them is at, what all have written goes through the model in one pass.
+def run_tasks(prompts, tasks, temperature=0.0):
+    """Run tasks to their end, concurrently: the new tokens of all go through the model in one pass, whatever each is doing.
 
-    tasks: list of (prompt's index, generator). A task writes behind its prompt, yields an `Ask` and is sent, for each of its nodes,
-    (tokens, their log-probabilities) where it draws, with as many copies as all that draw, else logits, (nodes, vocabulary). Returns
+    tasks: list of (prompt's index, generator). A task adds nodes after its prompt, yields an `Ask` and is sent, for each node asked,
+    (tokens, their log-probabilities) if it draws (the same number of copies in all tasks), else logits, (nodes, vocabulary). Returns
     what each task returns.
     """
     rows = Rows(prompts, list(dict.fromkeys(i for i, _ in tasks)))
@@ -307,22 +307,22 @@ def together(prompts, tasks, temperature=0.0):
             hidden, sizes = rows.hidden[row, node], [len(ask.nodes) for ask in some.values()]
             if drawing:
                 numbers = torch.cat([ask.numbers for ask in some.values()]).to(hidden.device)
-                found = sample(prompts.model, hidden, numbers, sizes, temperature)
+                found = sample_tokens(prompts.model, hidden, numbers, sizes, temperature)
             else:
                 found = apply_head(prompts.model, hidden).split(sizes)
             answers |= dict(zip(some, found))
     return results
 
 
-def write(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
-    """A task (`together`): continue a response behind prompt i to its end, `copies` times.
+def decode_task(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
+    """A task (`run_tasks`): continue a response to prompt i to its end, `copies` times.
 
     prefix: token ids of the response so far. max_new: tokens that a response may have, its prefix included; every prefix is shorter.
-    seed: an integer; what is sampled depends on it alone, not on the batch, nor on what is written behind the prompt already (but
-    for rounding). None: for greedy decoding.
+    seed: an integer; what is sampled depends on it alone, not on the batch, nor on earlier continuations of the prompt (up to
+    rounding). None: for greedy decoding.
 
-    All that is asked about goes through the model: the tokens sampled last and, behind each, up to GUESSES that may come next. Then
-    each copy samples its way down the tree until it leaves it, and the token with which it does is what is asked about next.
+    Each pass computes the tokens sampled last and, after each, up to GUESSES guessed ones. Then each copy samples its way down
+    the tree until it draws a token that is not in it, which the next pass computes.
     Returns a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or to `max_new` tokens in all, and the
     log-probability in nats of each under the policy itself (temperature 1).
     """
@@ -358,13 +358,13 @@ def write(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
     return out
 
 
-def read(prompts, i, tree, choices=()):
-    """A task (`together`): log-probabilities of the learned segments of a tree behind prompt i, and what else could stand in
-    their place.
+def score_task(prompts, i, tree, choices=()):
+    """A task (`run_tasks`): log-probabilities of the learned segments of a tree after prompt i, and the probabilities of
+    alternatives.
 
     tree: its root begins with the prompt's last token. Returns one (logps, probabilities) a learned segment: the log-probability
     in nats of each of its tokens, and the probabilities of `choices` (token ids) in place of its first, scaled to sum to one.
-    Nothing of it stays written.
+    The tree is then removed.
     """
     written, ends, learned = prompts.written[i], [], []      # learned: (nodes in front of its tokens, its tokens)
     before, parents = len(written.ids), {parent for _, parent, _ in tree}
@@ -385,21 +385,21 @@ def read(prompts, i, tree, choices=()):
 
 
 def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0, seeds=None, max_tokens=65536):
-    """`write` for each of `index` (prompts), `prefixes` and `seeds`, as many together as have at most max_tokens places in the cache."""
+    """`decode_task` for each of `index` (prompts), `prefixes` and `seeds`, as many at once as fit max_tokens cache slots."""
     results = []
     sizes = [prompts.drafted[i] + len(prefix) + (copies + 1) * (max_new - len(prefix)) for i, prefix in zip(index, prefixes)]
     for part in chunks(prompts, index, sizes, max_tokens):
         seeded = zip(index[part], prefixes[part], seeds[part] if temperature > 0 else [None] * len(prefixes[part]))
-        results += together(prompts, [(i, write(prompts, i, prefix, max_new, stop_id, copies, seed)) for i, prefix, seed in seeded],
+        results += run_tasks(prompts, [(i, decode_task(prompts, i, prefix, max_new, stop_id, copies, seed)) for i, prefix, seed in seeded],
                             temperature)
     return results
 
 
 def score(prompts, index, trees, choices=(), max_tokens=8192):
-    """`read` for each of `index` (prompts) and `trees`, as many together as have at most max_tokens places in the cache."""
+    """`score_task` for each of `index` (prompts) and `trees`, as many at once as fit max_tokens cache slots."""
     results = []
     for part in chunks(prompts, index, [prompts.drafted[i] + tree_tokens(tree) for i, tree in zip(index, trees)], max_tokens):
-        results += together(prompts, [(i, read(prompts, i, tree, choices)) for i, tree in zip(index[part], trees[part])])
+        results += run_tasks(prompts, [(i, score_task(prompts, i, tree, choices)) for i, tree in zip(index[part], trees[part])])
     return results
 
 
@@ -579,10 +579,10 @@ def same_calls(calls, target, tools):
 
 
 def score_fraction(calls, target, tools):
-    """How much of a response is right, in [0, 1]: the graded outcome that a search can climb; 1 only when all is.
+    """Share of a response that is right, in [0, 1]: partial credit to guide search; 1 only when all is right.
 
-    A point for each of the target's tools called and for each of its parameters given rightly, over all points there
-    are plus all that the response has too much (calls, names, parameters). calls: list of Call, or None (0 points).
+    One point for each target tool called and for each target parameter given correctly, divided by all possible points
+    plus one for each superfluous name or parameter. calls: list of Call, or None (0 points).
     """
     answers = answers_from(target, tools)
     if same_calls(calls, target, tools) or check_calls(calls, answers, tools) is None:
@@ -835,8 +835,8 @@ def answer(model, tokenizer, samples, max_new=0, temperature=0.0, seed=0, copies
     def next_group(max_tokens):
         group = order[:fitting([len(asked[i]) + room for i in order], max_tokens)]
         prompts = Prompts(model, [asked[i] for i in group], [drafts[i] for i in group])
-        tasks = [(n, write(prompts, n, [], limits[i], stop_id, copies, 1_000_003 * seed + i)) for n, i in enumerate(group)]
-        for i, row in zip(group, together(prompts, tasks, temperature)):
+        tasks = [(n, decode_task(prompts, n, [], limits[i], stop_id, copies, 1_000_003 * seed + i)) for n, i in enumerate(group)]
+        for i, row in zip(group, run_tasks(prompts, tasks, temperature)):
             texts[i] = [response_text(tokenizer, own(ids), stop_id) for ids, _ in row]
         return len(group)
 
@@ -896,7 +896,7 @@ def sampled_accuracy(cases, found, check):
     its own samples would be (self-consistency: Wang et al., arXiv 2203.11171); with at least one right, which is what a
     search may find (pass@k: Chen et al., arXiv 2107.03374).
 
-    found: the sampled texts of each case; none of them counts as wrong. check: (case, text) -> the kind of error, or None.
+    found: the sampled texts of each case; an empty list is wrong. check: (case, text) -> the kind of error, or None.
     """
     right = [[check(case, text) is None for text in texts] or [False] for case, texts in zip(cases, found)]
     votes = [row[texts.index(Counter(texts).most_common(1)[0][0])] if texts else False for row, texts in zip(right, found)]
@@ -991,7 +991,7 @@ class EvalConfig:
     seed: int = 0                  # of the simulated samples, and of what --samples draws
     answers: str = ""              # JSON lines of `id` and `result`: score these; no model is needed
     max_new: int = 0               # tokens a response may have; 0: 200, or as many as the target where that is longer
-    samples: int = 0               # answers to sample for each question too, for what rounds may find and could reach
+    samples: int = 0               # also sample this many answers a question: mean, majority vote, pass@k
     temperature: float = 1.0       # at which they are sampled
     max_tokens: int = 4096         # longer prompts, or such as leave no room for a response, count as wrong answers
     out: str = ""                  # JSON lines to write: id, correct, error, response of each case

@@ -6,8 +6,8 @@
 
 The stages of docs/method.md in the order in which they happen; each is explained in its own file. Everything goes to `--out`:
 config.json, data/, warmup/, iter1/, iter2/, ..., metrics.jsonl, report.html and final/ (a checkpoint that transformers
-loads). A stage writes into a temporary folder that is renamed when it is whole: a folder that exists is finished, so a
-run that was stopped goes on with the same command, and ends with the same numbers.
+loads). A stage writes into a temporary folder that is renamed once complete: a folder that exists is finished, so the
+same command resumes an interrupted run, and it ends with the same numbers.
 """
 
 import hashlib
@@ -43,14 +43,14 @@ class LoopConfig(SFTConfig):
     out: str = "out/run"             # the run's folder
     iters: int = 3                   # rounds of the second stage
     n: int = 1600                    # training samples to make when there is no --data
-    unseen: float | None = None      # share of them that the warm-up leaves to the rounds, which then pick from it alone (the paper:
+    unseen: float | None = None      # share of training samples withheld from the warm-up; the rounds then pick only from these (paper:
                                      # 0); default 0.5 in the simulated world, 0 with --data
-    buffer: float = 1.0              # share of what the rounds pick from that is in the replay buffer (the paper: 0.5)
+    buffer: float = 1.0              # share of the rounds' samples that is in the replay buffer (the paper: 0.5)
     pick: float = 0.25               # share of the buffer picked in a round (the paper: 0.1, the released script: 0.3)
-    reach: float | None = None       # samples whose calls are less probable are picked last; 0: never mind (the paper); default
-                                     # 0.05 in the simulated world, 0 with --data: the longer a target, the less probable
-    remember: int = 2                # earlier rounds whose pairs are trained on again beside a round's own (the paper: none)
-    replay: float = 0.0              # original samples whose targets are trained on beside the trees, as a share of them
+    reach: float | None = None       # samples whose target calls are less probable are picked last; 0: off (the paper); default
+                                     # 0.05 in the simulated world, 0 with --data: long targets are improbable anyway
+    remember: int = 2                # earlier rounds whose pairs each round trains on again (the paper: none)
+    replay: float = 0.0              # training samples per tree whose targets are trained on beside the trees
     n_test: int = 600                # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out
     test_share: float = 0.2          # with --data: share of its samples that is held out for scoring
@@ -61,7 +61,7 @@ class LoopConfig(SFTConfig):
 
     @property
     def unseen_talk(self):
-        """Small talk around what the rounds pick from: as often as around the held-out requests, while the warm-up's are tidy."""
+        """Small talk in the samples that the rounds pick from: as often as in held-out requests; the warm-up's have little."""
         return synth.OFTEN if self.talk and self.unseen else self.talk
 
 
@@ -71,11 +71,11 @@ class LoopConfig(SFTConfig):
 
 
 def complexity(model, tokenizer, samples, reach=0.0, progress=True):
-    """(samples,) what to pick by: the perplexity of the target under the policy (docs/method.md, 2a).
+    """(samples,) score to pick the highest of: the perplexity of the target under the policy (docs/method.md, 2a).
 
-    reach: samples whose calls have a lower probability than this come last, the farthest at the very end: the search
+    reach: samples whose target calls are less probable than this come last, the least probable at the very end: search
     would hardly find a right response there, and preferences cannot teach what the policy never does. 0: the paper's
-    rule, which is made for a model that is right on most samples. Where the target is text, many a text is right.
+    rule, for a model that is right on most samples. Text targets are exempt: many texts are right.
     """
     h = perplexities(model, tokenizer, samples, progress=progress)
     logp = -np.log(h) * [len(synth.target_ids(tokenizer, sample)) for sample in samples]
@@ -86,8 +86,8 @@ def complexity(model, tokenizer, samples, reach=0.0, progress=True):
 def pick_complex(model, tokenizer, buffer, share, hardness=complexity):
     """The most complex samples (docs/method.md, 2a), hardest first.
 
-    As the released script does, the share is taken among samples with and without a call apart, at least one of each that there is,
-    so that neither kind vanishes. hardness: the measure to pick by.
+    As in the released script, the share is taken separately among samples with and without a call, at least one of each,
+    so that neither kind vanishes. hardness: the score to pick by.
     """
     h, picked = hardness(model, tokenizer, buffer, progress=True), []
     for with_call in (True, False):
@@ -104,15 +104,15 @@ def pair_up(trees, search_cfg, pref_cfg):
 
 
 def original(tokenizer, sample):
-    """A sample as an update wants it: a tree that is nothing but the prompt and its target."""
+    """A sample as `optimize` takes it: a tree of only the prompt and its target."""
     return paired_tree(Tree(sample, synth.prompt_ids(tokenizer, sample), [Node(-1, [], "")], synth.target_ids(tokenizer, sample)), [])
 
 
 def score(model, tokenizer, test, folder, name, started, before):
     """Greedy accuracy on the held-out set, written to `folder`: responses, and the row for metrics.jsonl.
 
-    started, before: the clock and the token counts when the stage began. The row's seconds are with the scoring, its tokens
-    without.
+    started, before: time and token counts when the stage began. The row's seconds include the scoring, its tokens
+    do not.
     """
     tokens = {kind: TOKENS[kind] - before[kind] for kind in ("trained", "decoded", "scored")}
     merge_lora(model)
@@ -122,10 +122,10 @@ def score(model, tokenizer, test, folder, name, started, before):
     (folder / "responses.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
     (folder / "scores.json").write_text(json.dumps(row) + "\n", encoding="utf-8")
     print(f"{name}: {row['accuracy']:.1f}% of {row['n']} held-out samples right "
-          f"({', '.join(f'{level} {said(row[level])}' for level in LEVELS)})")
+          f"({', '.join(f'{level} {percent_text(row[level])}' for level in LEVELS)})")
 
 
-def said(share):
+def percent_text(share):
     """A percentage as text; of no samples a dash."""
     return "-" if share is None else f"{share:.1f}"
 
@@ -137,7 +137,7 @@ def said(share):
 
 @contextmanager
 def stage(folder):
-    """A folder to write a stage into; it gets its name when the stage is whole."""
+    """A folder to write a stage into, renamed to `folder` once it is complete."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -152,8 +152,8 @@ MAY_CHANGE = ("out", "iters", "device", "micro_tokens", "pref_micro_tokens", "ma
 def check_settings(out, configs, weights, template=""):
     """The settings of a run; compared with config.json where the folder has one. Raises ValueError with what differs.
 
-    weights: fingerprint of the base; template: its chat template. What says where and how fast may change, and the number of
-    rounds: a finished run can be taken further. The code may change, too, but what it has made stays, which is said.
+    weights: fingerprint of the base; template: its chat template. Settings in MAY_CHANGE (where, how fast, how many
+    rounds) may differ: a finished run can be extended. So may the code; finished stages are kept, with a notice.
     """
     files = (Path(__file__).with_name(f"{name}.py") for name in ("synth", "sft", "eval", "mcts", "dpo", "loop"))
     code = made_by = digest(b"".join(path.read_bytes() for path in files))
@@ -215,10 +215,10 @@ def check_sizes(cfg, search_cfg, pref_cfg):
 
 
 def make_data(cfg, model, tokenizer, folder, room=0):
-    """train.jsonl, unseen.jsonl (where there is any) and test.jsonl: the simulated world's, or --data with a share of it held out.
+    """Write train.jsonl, unseen.jsonl (if any) and test.jsonl: the simulated world's, or --data with a share of it held out.
 
-    The answers of one conversation stay together: a later one's prompt holds the earlier ones. room: tokens of the context to
-    keep free for responses.
+    Samples of one conversation stay in one file: a later one's prompt contains the earlier answers. room: tokens of the context
+    to keep free for responses.
     """
     train = load_training_set(cfg, tokenizer, model, room)
     if cfg.data:
@@ -292,8 +292,8 @@ def print_table(out, iters):
     for row in rows:
         low, high = interval(round(row["accuracy"] * row["n"] / 100), row["n"])
         errors = sum(row["errors"].get(kind, 0) for kind in VALUE_ERRORS)
-        print(f"{row['model']:10s} {row['accuracy']:7.1f}% {f'[{low:.1f}, {high:.1f}]':>15s} {said(row['easy']):>6s} "
-              f"{said(row['medium']):>7s} {said(row['hard']):>6s} {errors:17d} {row['seconds'] / 60:8.1f}")
+        print(f"{row['model']:10s} {row['accuracy']:7.1f}% {f'[{low:.1f}, {high:.1f}]':>15s} {percent_text(row['easy']):>6s} "
+              f"{percent_text(row['medium']):>7s} {percent_text(row['hard']):>6s} {errors:17d} {row['seconds'] / 60:8.1f}")
     for text in filter(None, (gain(out, iters, level) for level in (None, "hard"))):
         print(f"rounds over warm-up, {text}")
 

@@ -6,7 +6,7 @@
 docs/method.md, 2b and 2c. A state is the prompt plus the response so far; an action is a *step*: a function's name
 with its bracket, or one `param=value` with its delimiter. Each simulation selects a leaf by PUCT, expands it (k steps
 sampled, rolled out to the end of the response), evaluates its children and backs up (`grow`). A forward pass serves all
-trees, whatever each is at (`eval.together`).
+trees, whatever each is at (`eval.run_tasks`).
 Nodes keep the token ids that the policy produced; nothing is tokenized again between search and training.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from tqdm import tqdm
 
 import synth
-from eval import Prompts, expected_grade, graded_outcome, judge, read, response_text, stop_token, together, write
+from eval import Prompts, decode_task, expected_grade, graded_outcome, judge, response_text, run_tasks, score_task, stop_token
 from sft import check_at_least_one, context_length, fitting, load_model, run, split_too_long, within_memory
 
 
@@ -48,9 +48,9 @@ class SearchConfig(PairConfig):
     length_power: float = 1.25       # prior = exp(sum log p / length^power), the ancestor's
     discount: float = 1.0            # gamma, of V in the backup
     self_eval: float = 0.5           # weight of C, the policy's own grade, in R = O + C (the paper: 1); 0: none
-    target_step: bool = True         # along the target, its own next step is a candidate too, with one right rollout
+    target_step: bool = True         # on the target's path, its next step is a candidate too, with one right rollout
     max_new: int = 128               # tokens a response may have
-    max_tokens_in_flight: int = 98304  # places in the cache: as many trees are searched together as fit
+    max_tokens_in_flight: int = 98304  # cache slots: as many trees as fit are searched together
 
 
 @dataclass
@@ -102,10 +102,10 @@ class Tree:
 
 
 def step_ends(text):
-    """Yield the index behind each step of a response.
+    """Yield the index just after each step of a response.
 
-    A step ends behind the bracket that opens a call's parameters, behind the comma that follows a parameter, and
-    behind the bracket that closes a call with its delimiter; never inside a string or a nested value. A response that
+    A step ends after the bracket that opens a call's parameters, after the comma that follows a parameter, and after
+    the bracket that closes a call and its delimiter; never inside a string or a nested value. A response that
     is not a list of calls is one step.
     """
     depth, quote, escaped, closing = 0, "", False, False
@@ -214,8 +214,8 @@ def check_pairs(cfg):
 def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     """One finished tree a sample (docs/method.md, 2b), in the order of the samples.
 
-    As many trees are in flight as `max_tokens_in_flight` allows, those with prompts of like length together. What a
-    tree samples depends on the seed and its own number only, not on which trees are searched beside it (but for rounding).
+    As many trees are in flight as `max_tokens_in_flight` allows, grouped by prompt length. What a tree samples
+    depends only on the seed and its index, not on the trees searched with it (up to rounding).
     """
     check_search(cfg)
     prompts = [synth.prompt_ids(tokenizer, s) for s in samples]
@@ -229,7 +229,7 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
         right = [synth.target_ids(tokenizer, tree.sample) for tree in trees.values()]
         drafts = [ids[:cfg.max_new] for ids in right]      # fewer passes, the same samples
         known = Prompts(model, [tree.prompt for tree in trees.values()], drafts)
-        together(known, [(place, grow(tree, known, place, right[place], tokenizer, cfg, (seed, i), bar))
+        run_tasks(known, [(place, grow(tree, known, place, right[place], tokenizer, cfg, (seed, i), bar))
                          for place, (i, tree) in enumerate(trees.items())], cfg.temperature)
         return trees
 
@@ -263,23 +263,24 @@ def room_for(tokenizer, cfg):
 
 
 def tokens_in_flight(prompt, tokenizer, cfg):
-    """Places in the cache that a tree takes at most: the prompt, the right response, what stays of what was sampled (as much as two
-    responses), k continuations, as much as one for guesses, and the questions that ask for grades."""
+    """Most cache slots that a tree takes: the prompt, the target, earlier samples that are kept (up to two responses),
+    k continuations, guesses (up to one response), and the grading questions."""
     return len(prompt) + (cfg.k + 4) * cfg.max_new + (cfg.k + 1) * len(synth.grade_ids(tokenizer)[0])
 
 
 def grow(tree, prompts, place, right, tokenizer, cfg, seed, bar):
-    """One tree's simulations, as a generator: it yields what it wants to know (`write`: k continuations sampled; `read`: how probable
-    given tokens are), and `eval.together` answers all trees in one pass. place: of its prompt; right: the target's token ids; seed:
-    integers."""
+    """One tree's simulations, as a generator: it yields model queries (`decode_task`: sample k continuations; `score_task`: probabilities of
+    given tokens), and `eval.run_tasks` answers those of all trees in one pass. place: its prompt's index; right: target token ids;
+    seed: integers."""
     stop_id = stop_token(tokenizer)
     due = cut_steps(tokenizer, right, stop_id)
     for simulation in range(cfg.simulations):
         if not tree.nodes[0].closed:
             leaf = select(tree, cfg.c_puct)
-            responses = yield from write(prompts, place, tree.so_far(leaf), cfg.max_new, stop_id, cfg.k, hash((*seed, simulation)) % 2 ** 63)
+            number = hash((*seed, simulation)) % 2 ** 63
+            responses = yield from decode_task(prompts, place, tree.so_far(leaf), cfg.max_new, stop_id, cfg.k, number)
             children = expand(tree, leaf, responses, due, tokenizer, cfg, stop_id)
-            yield from evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id)
+            yield from evaluate_children(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id)
             backup(tree, leaf, cfg.discount)
         bar.update()
 
@@ -319,19 +320,19 @@ def expand(tree, leaf, responses, due, tokenizer, cfg, stop_id):
 
 
 def outcome_of(sample, text, ended, cfg):
-    """(O of a response, is it right?). ended: whether its turn ends. Another reward goes here, or into `graded_outcome`: what counts as
-    right stays the checker's."""
+    """(O of a response, is it right?). ended: whether its turn ends. Another reward goes here, or into `graded_outcome`; the checker
+    still decides what is right."""
     right = ended and judge(sample, text) is None
     if cfg.outcome == "graded":
         return graded_outcome(sample, text) if ended else UNFINISHED, right
     return {"exact": 1.0 if right else -1.0, "none": 0.0}[cfg.outcome], right
 
 
-def evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id):
-    """R(s) = O(s) + C(s) of a leaf's new children, the difference r to the leaf, and the priors that sampling did not give: a task.
+def evaluate_children(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id):
+    """A task: R(s) = O(s) + C(s) of a leaf's new children, their r (difference to the leaf's R), and priors that sampling did not give.
 
     C is the expected grade from 0 (poor) to 1 (excellent) that the policy gives the response so far, times its weight.
-    All children are asked about in one tree: they share the path, and each goes on with its step and the question.
+    All children are scored in one token tree: a shared path, then each child's step and the question.
     """
     question, grade_ids = synth.grade_ids(tokenizer)
     asked, learned = [([prompts.last[place], *tree.so_far(leaf)], -1, False)], []
@@ -343,7 +344,7 @@ def evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id):
             ended = node.ids[-1] == stop_id and stop_id in question      # the question begins with the end of the turn
             asked += [(question[question.index(stop_id) + 1 if ended else 0:], len(asked) - 1, False), (grade_ids[:1], len(asked), True)]
             learned.append((node, "grade"))
-    found = (yield from read(prompts, place, asked, grade_ids)) if learned else ()
+    found = (yield from score_task(prompts, place, asked, grade_ids)) if learned else ()
     for (node, what), (logps, shares) in zip(learned, found):
         if what == "prior":
             node.prior = math.exp(sum(logps) / len(node.ids) ** cfg.length_power)
@@ -363,12 +364,12 @@ def evaluate(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id):
 def preference_pairs(tree, cfg):
     """(chosen, rejected) node indices: at each node the child with the highest Q and a likely worse one (docs/method.md, 2c).
 
-    A response that calls is compared with others that call, one in words with others in words, unless `across` is set:
-    preferring calls to words in one sample teaches not to ask back, and not to refuse, in others (docs/rounds.md).
-    Rejected is the step with the lowest Q, or, with `near`, the one that the policy is likeliest to take in its place.
-    Dropped: a gap in Q under min_gap, a preferred Q under min_chosen, and pairs whose chosen fragment did not lead to
-    better outcomes (where outcomes count). The released script also drops fragments that overlap by more than 95%;
-    ours stay, since a single wrong digit in a date is just what the method is to repair.
+    Calls are compared only with calls, and text only with text, unless `across` is set: preferring calls to text in
+    one sample teaches the policy not to ask back, and not to refuse, in others (docs/rounds.md).
+    The rejected step is the one with the lowest Q or, with `near`, the likeliest of the worse ones.
+    Dropped: pairs with a Q gap under min_gap, with a chosen Q under min_chosen, or whose chosen fragment did not lead
+    to better outcomes (if outcomes count). The released script also drops fragments that overlap by more than 95%;
+    ours stay, since a single wrong digit in a date is exactly what the method should repair.
     """
     pairs, at = [], tree.nodes.__getitem__
 

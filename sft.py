@@ -97,9 +97,9 @@ def first_line(error):
 
 
 def within_memory(work, tokens):
-    """(work(tokens), tokens), `tokens` being how many are computed together: halved while the device's memory runs out.
+    """(work(tokens), tokens), `tokens` being how many are computed together: halved until they fit the device's memory.
 
-    work: begins anew each time, and its result does not depend on `tokens`. Raises TrainingError when nothing is left to
+    work: starts over each time; its result must not depend on `tokens`. Raises TrainingError when nothing is left to
     halve.
     """
     while True:
@@ -119,12 +119,12 @@ def within_memory(work, tokens):
 
 
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """SDPA; where the mask has `parts` (decoding), the queries of many rows come side by side, as one row, (1, heads, queries, size).
+    """SDPA; if the mask has `parts` (decoding), the queries of all rows are packed into one row, (1, heads, queries, size).
 
-    key, value: (rows, as many heads or fewer, places, size). Each of the parts is (rows, places, taken, mask): slices of rows and of
-    their places; the numbers of their queries, (rows, length), -1 where a row has fewer; and what those see, (rows, 1, length, places).
-    Places outside of a part's are not read, nor keys and values once for each head: heads that share them stand side by side as one
-    head's queries. Raises ValueError for attention sinks (gpt-oss), which SDPA would leave out.
+    key, value: (rows, KV heads, places, size). Each part is (rows, places, taken, mask): slices of rows and of cache places; the
+    indices of their queries, (rows, length), padded with -1; and the attention mask of those, (rows, 1, length, places). Only a
+    part's places are read, and keys and values are not repeated for each head (grouped-query attention): heads that share them are
+    stacked as queries of one head. Raises ValueError for attention sinks (gpt-oss), which SDPA would ignore.
     """
     if kwargs.get("s_aux") is not None:
         raise ValueError("its attention has sinks")
@@ -178,8 +178,8 @@ def load_model(path, device="auto"):
 
 @torch.no_grad()
 def check_architecture(model, path):
-    """Raises ModelError for a model whose logits are not its head's of its last hidden states, or that takes no mask, positions
-    or cache of ours, or not through grouped_attention: everything here goes that way."""
+    """Raises ModelError unless the model's logits are its head applied to its last hidden states, and it takes our mask,
+    positions and cache, through grouped_attention: everything here relies on that."""
     tokens = [i % model.config.get_text_config().vocab_size for i in (1, 5, 7, 3)]
     try:
         batch = lay_out([[[(tokens[:1], -1, False), (tokens[1:], 0, True)]]], 0).to(model.device)
@@ -187,7 +187,7 @@ def check_architecture(model, path):
         with autocast(model):
             out = model(input_ids=batch.ids, use_cache=True)
         theirs = out.logits[0, :-1].float()
-        # `parts`: the tokens come backwards, and so do their keys; one part takes the queries in their order
+        # `parts`: tokens and their keys come in reverse; the part's query indices restore the order
         order, seen = [3, 2, 1, 0], additive(batch.mask.flip(-1))
         seen.parts = [(slice(None), slice(None), torch.tensor([order]), seen)]
         with autocast(model):
@@ -222,8 +222,8 @@ def make_folder(path):
 def save_model(model, tokenizer, folder):
     """A plain checkpoint that AutoModelForCausalLM loads, with any LoRA layers folded in, in the dtype of the model's weights.
 
-    Where that is coarser than the update (bfloat16 keeps a tenth to a third of 50 steps at 1e-6) it says so: what save_lora writes is
-    exact. The model's own LoRA layers end unmerged.
+    Prints a warning where that dtype loses part of the update (bfloat16 keeps a tenth to a third of 50 steps at 1e-6); save_lora is
+    exact. The model's LoRA layers are left unmerged.
     """
     merge_lora(model)
     if (kept := kept_by_merging(model)) < 0.9:
@@ -355,8 +355,8 @@ def unmerge_lora(model):
 
 @torch.no_grad()
 def kept_by_merging(model):
-    """Of merged LoRA layers: the share of the update that the weights' rounding has left, 1.0 for none. The updates' scalar product
-    with what has changed, over their square: noise that rounding adds counts for nothing."""
+    """Of merged LoRA layers: the share of the update that survives the weights' rounding, 1.0 if there is no update. Dot product
+    of update and actual change, over the update's squared norm: rounding noise averages out."""
     found = wanted = 0.0
     for layer in lora_layers(model).values():
         update = layer.update()
@@ -486,12 +486,12 @@ def lay_out(rows, pad_id):
 
 
 def additive(mask):
-    """A boolean mask as CPU's attention wants it: it would turn booleans into this in every layer anew."""
+    """A boolean mask; on a CPU an additive one, which SDPA would otherwise make anew in every layer."""
     return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf) if mask.device.type == "cpu" else mask
 
 
 def learned_states(model, batch):
-    """(learned, width) what the head is to read at the positions that need it, and no others."""
+    """(learned, width) last hidden states, only where a learned token is predicted."""
     with autocast(model):
         hidden = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask), position_ids=batch.positions,
                                   use_cache=False).last_hidden_state
@@ -515,7 +515,7 @@ LOGITS = 2 ** 22     # kept at a time: with a vocabulary of 150,000 those of all
 def learned_logps(model, batch):
     """(learned,) log-probabilities in nats of the learned tokens, each given its own path.
 
-    From twice LOGITS on they are computed part by part, and once more in the backward pass (Chen et al., arXiv 1604.06174).
+    From twice LOGITS on they are computed in parts, with gradient checkpointing (Chen et al., arXiv 1604.06174).
     """
     logps = lambda states, target: -F.cross_entropy(apply_head(model, states), target, reduction="none")
     states, most = learned_states(model, batch), max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
@@ -531,10 +531,10 @@ def segment_sum(batch, values):
 
 
 def like_lengths(lengths, max_tokens, fill=0.6):
-    """Which rows go through the model together: lists of indices, of at most `max_tokens` tokens with padding each.
+    """Batches of rows by length: lists of indices, each of at most `max_tokens` tokens with padding.
 
-    Rows of like length stand together, the longest first, none shorter than `fill` times its list's longest: little is
-    padded, and attention costs no more than each row's own length asks for. At least one row a list.
+    Rows of similar length go together, the longest first, none shorter than `fill` times its batch's longest, so
+    that little computation goes into padding. At least one row a batch.
     """
     order, lists = sorted(range(len(lengths)), key=lambda i: -lengths[i]), []
     while order:

@@ -7,10 +7,10 @@
 A sample is a toolset, a conversation and the right answer to it: calls, written `[name(param=value, ...), ...]`, or
 plain text where no tool fits or a value is missing (iTool's task, the format of ToolACE and of BFCL's prompting mode).
 A simulated world makes them: 96 Python functions in 16 domains that really run, half of them for training, the
-rest for validation and test; no tool, no value from a list and no way to ask of one split occurs in another. (What the
-embedded base is trained on has tools of its own, and nothing of the world: base/documents.py.) Values are said as they are or in a form
-to work out ("half past three in the afternoon"); some of the forms that the test asks for occur in the base's training
-only (BASE_ONLY), so the warm-up cannot have shown them. Around requests there is small talk, seldom in training, often in the test.
+rest for validation and test; the splits share no tool, no value from a list and no sentence template. (The embedded base is
+trained on tools of its own, none of the world's: base/documents.py.) Values are given literally or in a form that must be
+worked out ("half past three in the afternoon"); some of the forms in the test occur only in the base's training
+(BASE_ONLY), never in the warm-up. Small talk surrounds requests, seldom in training, often in the test.
 """
 
 import difflib
@@ -1260,7 +1260,7 @@ POOLS = {kind: {split: values.split("|") for split, values in pool.items()} for 
 
 @dataclass
 class Phrasing:
-    """The words around values: one for each split, and no frame is in two of them; the base's documents draw their own."""
+    """Sentence templates: one set per split, no frame is in two of them; the base's documents draw their own."""
     frames: list                  # "{intent} {cues}." for one wish
     joiners: list                 # between two wishes
     cues: list                    # how a value is placed when not by the tool's own cue: {name}, {v}
@@ -1410,9 +1410,9 @@ def tool_style(tokenizer):
 def chat_text(tokenizer, messages, prompt=True, today=""):
     """Messages through the chat template; prompt: up to where the assistant's next answer begins; today: YYYY-MM-DD.
 
-    Some templates take no system message, some only users and assistants in turn, some leave out what they do not know: then what comes
-    before a user's message joins it, and a tool's result is the user's. A template that writes a date gets the sample's, or one that is
-    always the same; one that thinks is told not to. Raises DataError.
+    Some templates take no system message, some only alternating user and assistant turns, some drop unknown roles: then messages before
+    a user's are merged into it, and a tool's result becomes a user's. A template that writes a date gets the sample's, or a fixed one;
+    thinking is turned off. Raises DataError.
     """
     date = day.fromisoformat(today or "2025-01-01").strftime("%d %b %Y")
     if tokenizer.chat_template:
@@ -1723,8 +1723,8 @@ def small_talk(rng, sample, phrasing, shares):
 def make_samples(n, split, seed=0, talk=True):
     """n different samples of a split. Near-duplicates (alike but for digits, case and small talk) are dropped.
 
-    talk: with small talk around the last request, in as many samples as the split's phrasing has it in, or as these shares say (as
-    of `small_talk`); without it, or with other shares, they are the same samples otherwise.
+    talk: small talk around the last request. True: with the split's own shares; a tuple: with these (see `small_talk`); False:
+    none. Apart from it the samples are the same.
     """
     shares = PHRASINGS[split].talk if talk is True else talk
     rng, samples, seen = random.Random(f"{split} {seed}"), [], set()
@@ -1780,7 +1780,7 @@ SCHEMA_WORDS = ("type", "required", "title", "description", "additionalPropertie
 
 
 def normalize_tools(tools):
-    """Of two tools of one name, as published data has them now and then, the first."""
+    """Tools normalized; of several with one name, as in some data sets, the first."""
     tools = from_json(tools)
     if not isinstance(tools, list):
         raise ValueError(f"tools is a list of schemas (got {tools!r:.80})")
@@ -1794,8 +1794,8 @@ PLAIN_TYPES = {"number": "float", "object": "dict", "str": "string", "int": "int
 
 def plain_type(schema, definitions=None, depth=0):
     """A property's schema with one type, in BFCL's names: of several, as JSON schema allows, the first that is not null.
-    So are the schemas within it: an array's items, an object's properties. Python's types, as in ToolACE, too: "List[int], optional";
-    and pydantic's: a $ref is what it names among the definitions, anyOf its first that is not null. Raises ValueError."""
+    Nested schemas (an array's items, an object's properties) likewise. Python's types, as in ToolACE ("List[int], optional"),
+    are translated, a $ref is replaced by its definition, anyOf by its first option that is not null. Raises ValueError."""
     if depth > MAX_DEPTH:
         raise ValueError("a schema that refers to itself without end")
     if not isinstance(schema, dict):

@@ -343,7 +343,7 @@ def tries(lines, folder):
         row, taken = line["models"][-1], line["try"] == best_try(lines, line["arm"])
         said = ", ".join(f"{key} {value}" for key, value in line["tried"].items()) or "the defaults"
         rows.append([line["arm"], f"**{said}**" if taken else said, f"{row['accuracy']:.1f}",
-                     loop.said(row["hard"]), f"{line['cost'] / 1e6:.3f}"])
+                     loop.percent_text(row["hard"]), f"{line['cost'] / 1e6:.3f}"])
     return table(["method", "settings (bold: taken)", "validation, overall", "hard", "cost, million"], rows)
 
 

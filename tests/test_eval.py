@@ -14,8 +14,8 @@ import eval as evaluation
 import sft
 import synth
 from base import documents
-from eval import (ERROR_KINDS, Prompts, Rows, Written, decode, evaluate, graded_outcome, interval, judge, paired_interval, print_scores,
-                  read, response_text, score, stop_token, summarize, together, write)
+from eval import (ERROR_KINDS, Prompts, Rows, Written, decode, decode_task, evaluate, graded_outcome, interval, judge, paired_interval, print_scores,
+                  response_text, run_tasks, score, score_task, stop_token, summarize)
 from synth import Call, Sample, format_calls
 
 NO_STOP = -1
@@ -135,17 +135,17 @@ def test_a_token_goes_through_the_model_once(qwen2, prompts):
     cached, found = Prompts(qwen2, prompts), passes(qwen2)
 
     def twice():
-        (ids, logps), = yield from write(cached, 3, [], 40, NO_STOP)
+        (ids, logps), = yield from decode_task(cached, 3, [], 40, NO_STOP)
         written = cached.written[3]
         assert sum(found) == len(written.ids) - 1 >= 39 and len(found) <= 39      # the root went with the prompt; the last token leads nowhere
         assert all(written.next[at, token] == n for n, (at, token) in enumerate(list(zip(written.above, written.ids))[1:], 1))
         del found[:]
-        again = yield from write(cached, 3, [], 40, NO_STOP, 2)
-        behind = yield from write(cached, 3, ids[:5], 40, NO_STOP)
+        again = yield from decode_task(cached, 3, [], 40, NO_STOP, 2)
+        behind = yield from decode_task(cached, 3, ids[:5], 40, NO_STOP)
         assert alike([again, behind], [[(ids, logps)] * 2, [(ids[5:], logps[5:])]])
         assert found == []          # all of it is known
         return ids
-    ids, = together(cached, [(3, twice())])
+    ids, = run_tasks(cached, [(3, twice())])
     drafted, found = Prompts(qwen2, prompts, [ids] * 7), passes(qwen2)
     assert decode(drafted, [3], [[]], 40, NO_STOP)[0][0][0] == ids and found == []
 
@@ -155,19 +155,19 @@ def test_tasks_at_different_places_share_passes(qwen2, prompts):
     tree = [([prompts[1][-1], 9], -1, False), ([20, 21], 0, True), ([22], 1, False), ([23, 24], 2, True)]
 
     def first(cached):
-        before = yield from read(cached, 1, tree, [30, 40])
-        sampled = yield from write(cached, 1, [9], 12, NO_STOP, 3, seed=5)
-        return [before, sampled, (yield from read(cached, 1, tree, [30, 40]))]
+        before = yield from score_task(cached, 1, tree, [30, 40])
+        sampled = yield from decode_task(cached, 1, [9], 12, NO_STOP, 3, seed=5)
+        return [before, sampled, (yield from score_task(cached, 1, tree, [30, 40]))]
 
     def second(cached):
         found = []
         for seed in (1, 2, 3):
-            found.append((yield from write(cached, 4, [], 10, NO_STOP, 3, seed)))
+            found.append((yield from decode_task(cached, 4, [], 10, NO_STOP, 3, seed)))
         return found
     results, counts = [], []
     for tasks in (((1, first),), ((4, second),), ((4, second), (1, first))):
         cached, found = Prompts(qwen2, prompts), passes(qwen2)
-        results += together(cached, [(i, task(cached)) for i, task in tasks], temperature=1.0)
+        results += run_tasks(cached, [(i, task(cached)) for i, task in tasks], temperature=1.0)
         counts.append(len(found))
     one, other, *both = results
     near = lambda found: [(pytest.approx(logps, abs=1e-4), pytest.approx(shares, abs=1e-5)) for logps, shares in found]
@@ -214,10 +214,10 @@ def test_what_was_written_is_forgotten_where_it_takes_too_much_room(qwen2, promp
 
     def often():
         for seed in range(12):
-            yield from write(cached, 2, [], 16, NO_STOP, 3, seed)
+            yield from decode_task(cached, 2, [], 16, NO_STOP, 3, seed)
             sizes.append(len(cached.written[2].ids))
-        return (yield from write(cached, 2, [], 16, NO_STOP, 3, 0))
-    found, = together(cached, [(2, often())], 3.0)
+        return (yield from decode_task(cached, 2, [], 16, NO_STOP, 3, 0))
+    found, = run_tasks(cached, [(2, often())], 3.0)
     assert alike([found], decode(Prompts(qwen2, prompts), [2], [[]], 16, NO_STOP, 3, 3.0, [0]))
     assert 2 * 16 < max(sizes) <= 3 + (3 + 1 + 2) * 16
     assert sizes != sorted(sizes)
@@ -450,8 +450,8 @@ def test_a_response_may_be_as_long_as_its_target(qwen2, tokenizer, samples, monk
     assert evaluation.response_limit(tokenizer, long) == len(synth.target_ids(tokenizer, long)) and evaluation.response_limit(tokenizer, long, 9) == 9
     assert evaluation.response_limit(tokenizer, short) == 8
     lengths = []
-    write = evaluation.write
-    monkeypatch.setattr(evaluation, "write", lambda prompts, i, prefix, max_new, *rest: lengths.append(max_new) or write(prompts, i, prefix, max_new, *rest))
+    task = evaluation.decode_task
+    monkeypatch.setattr(evaluation, "decode_task", lambda prompts, i, prefix, max_new, *rest: lengths.append(max_new) or task(prompts, i, prefix, max_new, *rest))
     evaluation.answer(qwen2, tokenizer, [long, short])
     assert sorted(lengths) == [8, len(synth.target_ids(tokenizer, long))]
 

@@ -73,15 +73,15 @@ def test_the_report_shows_every_model_and_escapes_what_a_model_wrote(finished):
     assert "<|user|>" not in page and "<script" not in page
 
 
-@pytest.mark.parametrize("stop_in", ["evaluate", "together", "optimize", "warm_up"])
+@pytest.mark.parametrize("stop_in", ["evaluate", "run_tasks", "optimize", "warm_up"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, stop_in):
     checkpoint, reference = finished
-    module, calls = mcts if stop_in == "together" else loop, []
+    module, calls = mcts if stop_in == "run_tasks" else loop, []
     original = getattr(module, stop_in)
 
     def interrupted(*args, **kwargs):
         calls.append(1)
-        if len(calls) == {"evaluate": 3, "together": 2, "optimize": 1, "warm_up": 1}[stop_in]:
+        if len(calls) == {"evaluate": 3, "run_tasks": 2, "optimize": 1, "warm_up": 1}[stop_in]:
             raise KeyboardInterrupt
         return original(*args, **kwargs)
     monkeypatch.setattr(module, stop_in, interrupted)

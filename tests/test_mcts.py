@@ -161,10 +161,10 @@ def few(samples):
 
 def test_what_a_tree_holds(model, tokenizer, few, monkeypatch):
     """Children differ; their ids are what was decoded; visits add up; r, Q and V follow the equations."""
-    decoded, write = [], mcts.write
+    decoded, decode_task = [], mcts.decode_task
 
     def record(prompts, i, prefix, *args):
-        found = yield from write(prompts, i, prefix, *args)
+        found = yield from decode_task(prompts, i, prefix, *args)
         decoded.extend((asked[i], tuple(prefix + ids)) for ids, _ in found)
         return found
 
@@ -173,7 +173,7 @@ def test_what_a_tree_holds(model, tokenizer, few, monkeypatch):
         return Prompts(model, prompts, drafts)
     asked, prompts_of = [], [synth.prompt_ids(tokenizer, s) for s in few]
     monkeypatch.setattr(mcts, "Prompts", remember)
-    monkeypatch.setattr(mcts, "write", record)
+    monkeypatch.setattr(mcts, "decode_task", record)
     trees = search(model, tokenizer, few, CFG, seed=1, progress=False)
     stop_id = stop_token(tokenizer)
     assert [t.sample for t in trees] == few and [t.prompt for t in trees] == prompts_of
