@@ -144,7 +144,7 @@ class Prompts:
             w.done = len(w.ids)
 
     def forget(self, i):
-        """All that was written behind prompt i but its draft."""
+        """Drop all that follows prompt i except its draft."""
         self.written[i].cut(self.drafted[i])
 
 
@@ -272,7 +272,7 @@ def sample_tokens(model, states, numbers, sizes, temperature):
 
 
 class Ask(NamedTuple):
-    """What a task wants to know of nodes that are written behind its prompt."""
+    """What a task asks about nodes that follow its prompt."""
     nodes: list
     numbers: torch.Tensor | None = None     # (nodes, copies), from 0 to 1: tokens are to be drawn by them (`sample_tokens`); None: logits
 
@@ -771,7 +771,7 @@ def _is_huge(op, left, right, limit=10 ** 6):
 # ---------------------------------------------------------------------------------------------
 
 
-OTHER_CALLS = r"<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]"      # how models were taught to call before they came here
+OTHER_CALLS = r"<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]"      # call formats that models were taught elsewhere
 
 
 def judge(sample, response):
@@ -892,9 +892,9 @@ def summarize(records):
 
 
 def sampled_accuracy(cases, found, check):
-    """(mean, vote, best), in percent: how many sampled answers are right; by majority vote, which says what a policy sharpened on
-    its own samples would be (self-consistency: Wang et al., arXiv 2203.11171); with at least one right, which is what a
-    search may find (pass@k: Chen et al., arXiv 2107.03374).
+    """(mean, vote, best), in percent: sampled answers that are right; cases right by majority vote, which is where a policy
+    sharpened on its own samples would end up (self-consistency: Wang et al., arXiv 2203.11171); cases with at least one right
+    answer, which a search may find (pass@k: Chen et al., arXiv 2107.03374).
 
     found: the sampled texts of each case; an empty list is wrong. check: (case, text) -> the kind of error, or None.
     """
@@ -993,7 +993,7 @@ class EvalConfig:
     max_new: int = 0               # tokens a response may have; 0: 200, or as many as the target where that is longer
     samples: int = 0               # also sample this many answers a question: mean, majority vote, pass@k
     temperature: float = 1.0       # at which they are sampled
-    max_tokens: int = 4096         # longer prompts, or such as leave no room for a response, count as wrong answers
+    max_tokens: int = 4096         # prompts that are longer, or leave no room for a response, count as wrong answers
     out: str = ""                  # JSON lines to write: id, correct, error, response of each case
     device: str = "auto"
     skip_bad: bool = False         # leave out records that cannot be used, and count them

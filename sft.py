@@ -86,13 +86,13 @@ def count_tokens(kind, n):
 
 
 def out_of_memory(error):
-    """Is it the text of CUDA and MPS, of cuBLAS, or of a CPU?"""
+    """Is it an out-of-memory error (of CUDA or MPS, of cuBLAS, or of a CPU)?"""
     texts = "out of memory", "STATUS_ALLOC_FAILED", "allocate memory", "not enough memory"
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def first_line(error):
-    """What to tell of an error from elsewhere."""
+    """The line to report of an error raised elsewhere."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -212,7 +212,7 @@ def fingerprint(model):
 
 
 def make_folder(path):
-    """The folder for results, before the work and not after it. Raises ValueError."""
+    """Create the folder for results, before the work and not after it. Raises ValueError."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -703,7 +703,7 @@ def step_or_stop(optimizer, loss, step, max_norm=1.0):
 def load_training_set(cfg, tokenizer, model, room=0):
     """Samples for training: the file's, or the simulated world's; those that do not fit the context are left out.
 
-    room: tokens of the context that are to stay free behind each, for responses to be sampled.
+    room: tokens of the context to leave free after each, for responses to be sampled.
     """
     if cfg.data:
         samples, skipped = synth.read_samples(cfg.data, cfg.skip_bad)

@@ -1436,7 +1436,7 @@ def chat_text(tokenizer, messages, prompt=True, today=""):
             problem = error
             continue
         if not (lost := [m for m in messages if not is_said(m["content"], text)]):
-            return text + "\n</think>\n\n" * text.rstrip().endswith("<think>")     # one that cannot help thinking thinks nothing
+            return text + "\n</think>\n\n" * text.rstrip().endswith("<think>")     # a template that always thinks gets an empty thought
         problem = f"it leaves out what the {lost[0]['role']} says"
     raise DataError(f"the model's chat template does not take the roles {', '.join(m['role'] for m in messages)} ({problem})")
 
@@ -1457,7 +1457,7 @@ def end_of_turn(tokenizer):
 
 
 def behind_answer(text):
-    """What a chat template writes behind the word ANSWER, an assistant's message. Raises DataError where it leaves it out."""
+    """What a chat template writes after ANSWER, an assistant's message. Raises DataError where it leaves the message out."""
     if "ANSWER" not in text:
         raise DataError("the model's chat template leaves out what the assistant says")
     return text.rsplit("ANSWER", 1)[1]
@@ -1893,8 +1893,8 @@ def each_answer(messages, name, **fields):
 
 
 def from_record(record, name):
-    """Samples of one record: in our layout one; in ToolACE's, whose instructions around the tools ours replace, and in that of OpenAI's
-    fine-tuning (tools, messages) one for each answer of the assistant."""
+    """Samples of one record: one in our layout; in ToolACE's (whose instructions around the tools are replaced by ours) and in OpenAI's
+    fine-tuning layout (tools, messages), one for each answer of the assistant."""
     if not isinstance(record, dict):
         raise ValueError("not an object")
     if "conversations" in record:
@@ -1973,7 +1973,7 @@ def write_samples(samples, path):
 
 
 def check_folder(path):
-    """Raises ValueError if the file `path` (--out) cannot be written, for want of a folder: before the work, not after it."""
+    """Raises ValueError if `path` (--out) cannot be written as a file: before the work, not after it."""
     if path and not os.path.isdir(os.path.dirname(path) or "."):
         raise ValueError(f"--out {path}: there is no folder {os.path.dirname(path)}")
     if path and os.path.isdir(path):

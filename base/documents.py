@@ -2,11 +2,11 @@
 
     python synth.py --show 2 --split base      # print two
 
-A document is a toolset and many short conversations about it, a tree of text whose responses are learned: calls, words
-where no tool fits or a value is missing, and grades of answers, right and wrong ones. Its tools are drawn word by word,
-or taken from tools.txt, which people might have written; none is the simulated world's. No frame and no text of its
-splits occurs in here, and no wording of the held-out ones. So the model learns to read a schema, to copy, to work values
-out, and no tool of the world.
+A document is a toolset and many short conversations about it, a tree of text whose responses are learned: calls, text
+where no tool fits or a value is missing, and grades of right and wrong answers. Its tools are drawn word by word, or
+come from tools.txt, where they are as people might write them; none is the simulated world's. No frame or text of the
+world's splits occurs here, nor any wording of the held-out ones. So the model learns to read a schema, to copy and to
+work values out, but no tool of the world.
 """
 
 import functools
@@ -22,7 +22,7 @@ from synth import (ASK, COMPACT_TYPES, END, GRADE_PROMPT, GRADES, MONTHS, NO_TOO
                    TOOLS, UNITS, Call, DataError, Param, Phrasing, Sample, Tool, draw, format_calls, forms_of,
                    level_of, make_wish, merge_wishes, say, system_text, turn, words_of)
 
-# verbs that stand for each other in the base's documents, as English that a larger model knows
+# verbs used as synonyms in the base's documents: English that a larger model knows
 SYNONYMS = [group.split("|") for group in """find|locate|search|look for;cancel|call off|drop;create|make|prepare|build;
 start|open|begin|launch;send|mail|write;show|list|display;compute|calculate|work out;book|reserve|arrange;set|adjust|change;
 get|fetch|obtain;buy|order|purchase;check|inspect|look at;mark|grade|rate;move|shift|reschedule;remove|delete|take away;save|keep|store;
@@ -81,8 +81,8 @@ def base_word(rng, plain=False):
 
 
 def base_string(rng, hard=1.0, kind="", typical=0.5):
-    """Any span: words, names, codes, addresses, in any case; long and odd ones as often as `hard` (0 to 1) says. As often
-    as `typical` says a span as its kind has it: a sentence, a thing, a name."""
+    """Any span: words, names, codes, addresses, in any case; the higher `hard` (0 to 1), the more long and odd ones. A share
+    `typical` of spans look like their kind: a sentence, a thing, a name."""
     if kind == "code" and rng.random() < 0.85:
         return "".join(rng.choices(string.ascii_uppercase, k=rng.choice([0, 1, 1, 1, 2, 3]))) + \
             rng.choice(["", "", "", "-"]) + \
@@ -164,7 +164,7 @@ giving|entering|taking|having|making) {v} (as|for|in|under|into|to be|on|at|as t
 ({v} (as|for|is|under) (the |){name})
 {v} (as|for|is|under|will be|should be|for its|as the|is the|to be the|in the) {name}
 """.strip().split("\n")
-BASE_CUES += BASE_CUES[:2] * 4      # these two are what most people say; a value before its name has words around it that say so
+BASE_CUES += BASE_CUES[:2] * 4      # these two are the most common; a value before its name needs words around it that show this
 BASE_SAME = """(the|that|this|an|with the|my) (same|last|former|earlier|prior|identical|old|first) {name}( again|||)
 the {name} (from|as|we had|i said|used|set|given|chosen|named) (above|before|at first|so far|a moment ago|in the first one)
 (the same one|that {name} again|{name} as above|{name} unchanged|again the {name}|the {name} stays)""".split("\n")
@@ -255,13 +255,13 @@ def random_enum(rng):
 
 
 def near_word(rng, near):
-    """One of the words `near`, if there are any, as often as not; else any."""
+    """Half of the time one of the words `near`, if there are any; else any word."""
     return rng.choice(near) if near and rng.random() < 0.5 else base_word(rng, True)
 
 
 def plausible_param(rng, near=()):
-    """(name, kind, description, cue) of a parameter as people name them: what it is says where its value stands. One in four
-    is a thing's id, which has the thing's name. near: words that it may have to do with."""
+    """(name, kind, description, cue) of a parameter as people name them: its meaning decides how its value is introduced. One in
+    four is a thing's id, named after the thing. near: words that it may have to do with."""
     if rng.random() < 0.25:
         noun = near_word(rng, near)
         what = rng.choice([" id", " id", " code", " number", ""])
@@ -283,8 +283,8 @@ def plausible_param(rng, near=()):
 
 
 def base_param(rng, taken, hard=1.0, near=()):
-    """A parameter, half of the time a plausible one, else of random words: the value of such a one stands by its name or,
-    as often as `hard` says, by its description. taken: names that the tool's other parameters have; near: words of the tool."""
+    """A parameter, half of the time a plausible one, else of random words, whose value goes with its name or, the more often the
+    higher `hard`, with its description. taken: names of the tool's other parameters; near: words of the tool."""
     if rng.random() < 0.5:
         name, kind, description, cue = plausible_param(rng, near)
         if name not in taken:
@@ -337,7 +337,7 @@ def base_param(rng, taken, hard=1.0, near=()):
 
 
 def twin_params(rng, near=()):
-    """Two required parameters of one kind, "from" and "to" of something: which value belongs to which only their names tell."""
+    """Two required parameters of one kind, "from" and "to" of something: only their names tell which value belongs to which."""
     pair, noun = rng.choice(BASE_TWINS).split(), near_word(rng, near)
     kind = rng.choices(["date", "time", "int", "float", "unit", "code", rng.choice(STRINGS)], [5, 3, 2, 1, 1, 1, 4])[0]
     kind = rng.choice(list(UNITS)) if kind == "unit" else kind
@@ -379,7 +379,7 @@ def base_tools(rng, n, hard=1.0):
     article = lambda: rng.choice(["the ", "a ", "", "my ", "some "])
     while len(tools) < n:
         verb, noun = rng.choice(verbs) if rng.random() < 0.95 else pseudo_word(rng), base_word(rng, rng.random() < 0.8)
-        group = rng.choice(SYNONYMS) if rng.random() < 0.3 else [verb]      # words for the same deed
+        group = rng.choice(SYNONYMS) if rng.random() < 0.3 else [verb]      # synonyms
         verb = rng.choice([w for w in group if " " not in w])
         if tools and rng.random() < 0.25:      # a near twin: the same verb or the same noun
             verb, noun = (twin[0], noun) if rng.random() < 0.5 else (verb, twin[1])
@@ -434,7 +434,7 @@ def base_tools(rng, n, hard=1.0):
 
 
 def bare_words(text):
-    """A text's words in small letters, without what may stand before a noun."""
+    """A text's words in lower case, without articles, possessives and the like."""
     return " ".join(re.sub(r"\b(the|an?|its|my|your|our|this|that)\b", " ", text.lower()).split())
 
 
@@ -445,8 +445,8 @@ def said_by(t):
 
 @functools.cache
 def written_tools(file="tools.txt"):
-    """The tools of a file in base/ by domain: lists. The base is trained on those of tools.txt, where one that says what a tool
-    of the world says is left out, and tested on those of fresh_tools.txt, where one that a tool of either says is.
+    """A list of tools for each domain of a file in base/. The base is trained on tools.txt, without tools that share a text
+    (`said_by`) with the world's, and tested on fresh_tools.txt, without those that share one with either.
 
     A file: `== domain`, then `name -> key of the id it returns: description: intent|intent`, and for each parameter a line
     `name: kind: description: cue|cue`, with ` = default` where it is optional. Raises DataError with file and line.
@@ -497,8 +497,8 @@ def written_set(rng, n, file="tools.txt"):
 
 @functools.cache
 def world_wording(part):
-    """What the base must not say: any frame's sequence of words; any text of the world; of the other parts the held-out
-    splits' templates."""
+    """What the base must not say: for frames, any split's word sequences; for texts and titles, any of the world's; for other
+    parts, the held-out splits' templates."""
     if part in ("texts", "titles"):
         return {bare_words(text) for pool in POOLS[part[:-1]].values() for text in pool}
     splits = PHRASINGS if part == "frames" else ("val", "test")
@@ -565,9 +565,9 @@ def base_result(rng, key):
 
 
 def half_done(wish, name, today):
-    """The value of a parameter that is to be worked out, as a writer has it who does half of the work: takes the number and does
-    not double or convert it, the tens, the month, the day of the month or the date to count from and no more, the hour and not
-    which half of the day, the first option and not the one that is meant. Where nothing can be left out, the right value."""
+    """The value of a parameter that is to be worked out, by a writer who does half of the work: takes a number without doubling
+    or converting it, only the tens, the month, the day of the month or the date to count from, the hour without the half of the
+    day, or the first option instead of the one meant. Where nothing can be left out, the right value."""
     value, (form, phrase) = wish.args[name], wish.said[name]
     param, (year, month, _) = next(p for p in wish.tool.params if p.name == name), today
     hour = lambda: f"{(int(value[:2]) - 1) % 12 + 1:02d}{value[2:]}"
@@ -680,9 +680,9 @@ def base_samples(n, sizes, seed, written=False):
 def base_document(rng, hardest=1.0, careless=False):
     """One training document of the base: a toolset, several conversations about it, and graded answers.
 
-    hardest: 0 for literal values that stand by the names of one or two small tools' parameters, with which training
-    begins; up to 1 for the whole range, of which plain documents are the most. careless: written as text often is, with values
-    half done, which the grades know (docs/rounds.md, "A habit to repair"). Returns a tree, a list of (text, index of
+    hardest: from 0, one or two small tools with literal values next to their parameters' names, with which training
+    begins, to 1, the whole range, in which plain documents are the most frequent. careless: written as text often is, with
+    half-done values that the grades recognize (docs/rounds.md, "A habit to repair"). Returns a tree, a list of (text, index of
     the parent or -1, is it learned?): each conversation is a branch under the toolset, each graded answer a branch under
     its conversation.
     """
@@ -712,7 +712,7 @@ def base_document(rng, hardest=1.0, careless=False):
         if answer is None:
             return
         text, right = format_calls(answer), format_calls(calls)
-        if rng.random() < 0.4:   # an answer so far: cut behind a step, not before the mistake
+        if rng.random() < 0.4:   # an unfinished answer: cut after a step, not before the mistake
             start = 0 if text == right else next((i for i, (a, b) in enumerate(zip(right, text)) if a != b), len(text))
             cuts = [i for i in range(start + 1, len(text)) if text[i - 1] in "(," and text[:i].count('"') % 2 == 0
                     and (text == right or any(c in ",(" for c in text[start:i]))]

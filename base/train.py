@@ -1,4 +1,4 @@
-"""The embedded base, from scratch: its tokenizer, its start, its optimizer, and how its heads are told where to look.
+"""The embedded base, from scratch: tokenizer, initial weights, optimizer, and a loss on where its heads look.
 
     python sft.py --from_scratch --out base2      # train_base, with the settings of BaseConfig
 
@@ -34,8 +34,8 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|t
 CHAT_TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
                  "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 BASE_TOKENS, BASE_PIECES = 3072, 1500     # tokens an update; pieces of words in the vocabulary
-BASE_EASY = 10_000                        # documents over which they grow harder, and after which they are longer
-BASE_LOOKING = 0.3                        # weight of where heads look
+BASE_EASY = 10_000                        # documents over which difficulty rises; longer ones follow
+BASE_LOOKING = 0.3                        # weight of the loss on where heads look
 UPPER = "\u21e7"     # stands before a letter that was a capital
 
 
@@ -43,10 +43,10 @@ def make_tokenizer(words, pieces):
     """A tokenizer in which a word is one token wherever it stands, so that copying is a matter of pointing.
 
     Every word begins with a space, be it after a space, an underscore or a bracket (but not at the very start of a
-    text), and is in small letters: " play it", "_play_it(" and "(playIt" share tokens. What differs is marked and
-    undone in decoding: a capital by UPPER, a space behind anything but a word by a space of its own. A digit is a token.
-    words: those that are whole; any other is cut into as few as can be of the most frequent `pieces` of two to four
-    letters in them, and bytes: every token is a common one, since a token that training hardly shows cannot be copied.
+    text), and is in lower case: " play it", "_play_it(" and "(playIt" share tokens. The differences are marked, and
+    restored in decoding: a capital by UPPER, a space after anything but a word by a second space. A digit is a token.
+    words: those kept whole; any other is cut into as few tokens as possible, bytes or the `pieces` most frequent strings
+    of two to four letters in them: all tokens are common, since one that training hardly shows cannot be copied.
     """
     counts = Counter(f" {word}"[i:i + n] for word in words for n in (2, 3, 4) for i in range(len(word) + 2 - n))
     # Viterbi takes the cut with the highest sum: few tokens, and of two cuts into as many, longer pieces
@@ -110,10 +110,10 @@ class Muon(torch.optim.Optimizer):
 
 @torch.no_grad()
 def keep_apart(embedding, least=0.6):
-    """No token's vector shorter than `least`, about what it starts with. embedding: (vocabulary, size), in place.
+    """Rescale token vectors shorter than `least`, about the initial length. embedding: (vocabulary, size), in place.
 
-    A token that is seldom a target is pushed away from all outputs, a little each time, and Adam makes whole steps of
-    that: its vector shrinks, and what shrinks cannot be copied, however well attention points at it.
+    A token that is seldom a target is pushed away from all outputs, a little each time, and Adam turns that into full
+    steps: its vector shrinks, and then it cannot be copied, however well attention points at it.
     """
     embedding *= (least / embedding.norm(dim=1, keepdim=True).clamp(min=1e-6)).clamp(min=1)
 
@@ -186,7 +186,7 @@ CHOOSING = (1, 2, 3)     # the layers whose last group of heads, one after the o
 
 
 def token_marks(tokenizer):
-    """Sets of token ids by what they do in a document: end a line, open brackets (behind a name), close them, go on to another
+    """Sets of token ids by what they do in a document: end a line, open brackets (after a name), close them, go on to another
     call, begin a user's turn; and words of three letters or more that are not small ones."""
     tokens, small = tokenizer.convert_ids_to_tokens(range(len(tokenizer))), {*documents.FILLERS, *documents.PREPOSITIONS}
     texts = [tokenizer.decode([i]) for i in range(len(tokens))]
@@ -200,9 +200,9 @@ def where_to_look(tree, marks, rng, others=60):
     """What heads for choosing should look at, in a document's tree: [(head, (segment, token), [(segment, token), ...]), ...].
 
     Head 0: a word of a tool's name or description looks at the name. Head 1: a word of the request looks at the same word
-    there, and so learns of the name. Head 2: what is about to say a name, or its next token, looks at the request's words
-    that this tool has and no other. So the tool is said that has the most telling words of the request. Heads 3 to 5
-    are the same ones at `others` other places, where they look at the very first token, that is at nothing (an attention
+    there, and so learns the name. Head 2: the token before each token of a called name looks at the request's words that
+    only this tool has. So the tool is named that has most of the request's telling words. Heads 3 to 5 are the
+    same ones at `others` other places, where they look at the very first token, that is at nothing (an attention
     sink: Xiao et al., arXiv 2309.17453).
     """
     system, bags, links = tree[0][0], {}, []
@@ -350,7 +350,7 @@ def train_base(cfg):
     """The embedded model: a Qwen2 of 5.6 million parameters that learns to read schemas, on tools that are none of the world's.
 
     Muon for the matrices, AdamW for embeddings and norms; learning rates fall linearly to zero. State is saved every few
-    minutes; the same command goes on from there, with the next 96 documents: not to the bit as without a stop. Raises
+    minutes; the same command resumes there, with the next 96 documents, so not bit for bit as without a stop. Raises
     ModelError for a `base_start` of another shape.
     """
     if not cfg.from_scratch:
@@ -360,7 +360,7 @@ def train_base(cfg):
     make_folder(cfg.out)
     out, device = Path(cfg.out), pick_device(cfg.device)
     state_file, tokens_seen, step = out / "state.safetensors", 0, 0
-    document = BASE_EASY if cfg.base_start else 0      # a checkpoint has the easy documents behind it
+    document = BASE_EASY if cfg.base_start else 0      # a checkpoint is past the easy documents
     start, tokenizer = load_model(cfg.base_start, cfg.device) if cfg.base_start else (None, None)
     if (out / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)

@@ -8,17 +8,16 @@
     python -m docs.experiments --draw                 # the tables and figures again, from the lines alone
 
 Run it in the repository's root. Flags that are not the runner's own are loop.py's, for all runs: --model, --n,
---device, ... Each run appends one line to results.jsonl; a command that was stopped goes on where it was. What a results.md shows is
-done: --results out/again --out out/again measures anew. docs/earlier has the results of settings before today's.
+--device, ... Each run appends one line to results.jsonl; a command that was stopped resumes where it was. Runs in results.jsonl are not
+repeated: --results out/again --out out/again measures anew. docs/earlier has the results of earlier settings.
 
 What makes the comparisons fair. All runs of a seed share its data and its warm-up (made by the first, `loop`), and the
-seed is that of data, search and training. `cost` is what the policy has computed; scoring the held-out set is no part
-of it. The loop runs first; the runs of experiment 4 go on until they have spent at least as much, and the loop's
-variants in experiment 5 get rounds while that brings what they have spent nearer to it. Each method's settings are
-those of three (TRIES) that do best on the validation split with a seed of their own (--tune), the first of them unless
-another is better by more than a standard error; where none was tried results.md says so. The defaults beneath them were
-chosen by hand on the same validation samples, the loop's with more tries than SFT's (docs/rounds.md). Test is scored
-once for each model.
+seed is that of data, search and training. `cost` is the policy's computation, without the scoring of the held-out set.
+The loop runs first; the runs of experiment 4 continue until they have cost at least as much, and the loop's variants
+in experiment 5 add rounds while that brings them nearer to its cost. Each method has three settings (TRIES), compared
+on the validation split with a seed of their own (--tune): the first within a standard error of the best is taken;
+results.md names the methods not tuned. The defaults of everything else were chosen by hand on the same
+validation samples, the loop's with more tries than SFT's (docs/rounds.md). Each model is scored on the test set once.
 """
 
 import importlib.util
@@ -63,16 +62,16 @@ class Settings:
     bfcl_cases: int = 0              # experiment 8: of each category; 0: all
 
 
-# The same number for each method, each saying all that it tries, since a method starts from the warm-up's best and the loop's,
-# which are found first. The first stands where none has been tried; {}: loop.py's own.
+# The same number for each method. Each names all that it sets, since a method starts from the best settings of the warm-up and of the
+# loop, which are tuned first. Without --tune the first is taken; {}: loop.py's defaults.
 PREFERENCE = [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 1.0), (4e-4, 1.0), (2e-4, 0.3))]
 SFT = [{"lr": lr} for lr in (1e-3, 5e-4, 2e-3)]
 TRIES = {
     "warm-up": [{}, {"lr": 5e-4}, {"lr": 2e-3}],
     **dict.fromkeys(("loop", "whole responses", "steps, no tree, no C"), PREFERENCE),
     **dict.fromkeys(("same data", "unseen data", "picked targets", "fresh data", "RFT", "own right responses"), SFT),
-    # SimPO and IPO take means over a fragment's tokens, some seven: DPO's slope at beta 1 is SimPO's at 7, and what DPO has moved
-    # by after a round, a third of a nat a token, is what IPO wants at 1.5. Each begins with what its authors, or loop.py, would take.
+    # SimPO and IPO average over a fragment's tokens, some seven: SimPO's slope at beta 7 is DPO's at beta 1, and IPO's target at 1.5
+    # is what DPO has moved by after a round, a third of a nat a token. Each list begins with its authors' setting or loop.py's.
     "SimPO": [{"pref_lr": 2e-4, "beta": beta, "margin": margin} for beta, margin in ((2.5, 0.5), (7.5, 0.5), (7.5, 2.0))],
     "IPO": [{"pref_lr": 2e-4, "beta": beta} for beta in (1.0, 3.0, 0.3)],
     "ORPO": [{"pref_lr": 2e-4, "beta": beta} for beta in (0.1, 0.3, 1.0)],
@@ -92,7 +91,7 @@ def spent(before):
 @dataclass
 class Arm:
     name: str
-    experiments: str                 # the numbers of those that it is part of
+    experiments: str                 # those that it belongs to, by number
     go: callable                     # Run -> {model's name: folder with its scores and responses}, extra results
     change: dict = field(default_factory=dict)     # what differs from the loop's settings
     runner: dict = field(default_factory=dict)     # the runner's own settings that it depends on, where not the defaults
@@ -145,7 +144,7 @@ def tuned(lines, method):
 
 
 def perform(arm, seed, number, settings, flags, lines, weights):
-    """Run an arm with a seed, and the `number`-th try of its settings (None: the best), unless its line is there."""
+    """Run an arm with a seed and its `number`-th settings of TRIES (None: the best), unless results.jsonl has the line."""
     path, split = Path(settings.results, "results.jsonl"), "test" if number is None else "val"
     tried = tuned(lines, arm.name) if number is None else TRIES[arm.name][number]
     first = {} if arm.name == "warm-up" else tuned(lines, "warm-up")
@@ -200,9 +199,9 @@ def perform(arm, seed, number, settings, flags, lines, weights):
 
 
 def rounds(run, short=math.inf, extend=False, say=False, **parts):
-    """loop.py itself from the seed's warm-up. short: rounds are added until no more than this share of the last one's cost is missing
-    from the budget: with 0 at least the budget is spent, with 0.5 as nearly the budget as whole rounds can. extend: the loop's own
-    rounds are taken over and added to. say: measure the diversity after each. parts: what loop.main is given instead of
+    """loop.py itself from the seed's warm-up. short: rounds are added until at most this share of the last one's cost is left of the
+    budget: 0 spends at least the budget, 0.5 comes as close to it as whole rounds can. extend: start from the loop's own
+    rounds and add to them. say: measure the diversity after each. parts: what loop.main is given instead of
     its own search or hardness.
     """
     taken = ("data", "base", "warmup", *(sorted(p.name for p in run.warm.glob("iter?")) if extend else ()))
@@ -226,7 +225,7 @@ def rounds(run, short=math.inf, extend=False, say=False, **parts):
 
 
 def one_round(run):
-    """All the compute in one round: more samples are picked, until it has cost what the loop has; where there are no more, the
+    """All the loop's compute in one round: more samples are picked, until it costs as much as the loop; once all are picked, the
     trees get more simulations, which cost less than samples do."""
     (cfg, search_cfg, _), attempts = run.configs, []
     times = 1.15 * cfg.iters     # what as many rounds pick, and more: they score their buffer again and again, this one once
@@ -252,16 +251,16 @@ def whole(run):
 
 
 def independent(model, tokenizer, samples, cfg, seed=0, progress=True):
-    """In place of `search`: as many responses a sample, all from the prompt, cut into steps and joined where they begin
-    alike. The target is among them where the tree would have its steps (`target_step`)."""
+    """In place of `search`: as many responses a sample, all sampled from the prompt, cut into steps and merged where they
+    share a prefix. The target is one of them if the tree would have its steps (`target_step`)."""
     flat = replace(cfg, depth=1, simulations=1, k=cfg.simulations * cfg.k, self_eval=0.0)
     return [joined(tree, tokenizer, cfg.length_power) for tree in search(model, tokenizer, samples, flat, seed, progress)]
 
 
 def joined(flat, tokenizer, length_power):
-    """A tree of whole responses -> the same responses as a tree of steps. Q is how much better the responses through a
-    step are than those through its parent, as r is in the search, and no more: there is nothing to back up. A step's prior is its
-    share of them, with the length normalization of the search."""
+    """A tree of whole responses -> the same responses as a tree of steps. Q is the mean outcome of the responses through a
+    step minus that of its parent, like r in the search; nothing is backed up. A step's prior is its share among its
+    siblings, with the length normalization of the search."""
     tree = replace(flat, nodes=[Node(-1, [], "")])
     stop_id, times, place = stop_token(tokenizer), Counter(text for text, _ in flat.finished), {(): 0}
     for response in flat.nodes[1:]:
@@ -336,7 +335,7 @@ def plain(run, share=1.0):
 
 
 def more(run, data):
-    """SFT from the warm-up on what `data` gives, as often as it takes to spend what the loop has cost."""
+    """SFT from the warm-up on what `data` gives, over and over until it has cost what the loop has."""
     cfg, before = run.configs[0], Counter(TOKENS)
     torch.manual_seed(cfg.seed)
     model, tokenizer = run.load(run.warm / "warmup")
@@ -393,8 +392,8 @@ def right_responses(run, model, tokenizer):
 
 
 def rejection_sampled(run, model, tokenizer):
-    """RFT: distinct right responses beside the training set itself (Yuan et al., arXiv 2308.01825). Where there is but one right
-    response, as to most requests here, it is the target. Texts are left out: whatever calls nothing counts as right there."""
+    """RFT: the training set plus distinct right responses (Yuan et al., arXiv 2308.01825). Most requests here have only one right
+    response, the target. Those answered in text are left out: any text that calls nothing counts as right."""
     new = [replace(sample, target=text.strip()) for sample, texts in right_responses(run, model, tokenizer) if sample.calls is not None
            for text in dict.fromkeys([sample.target, *texts]) if text != sample.target]
     print(f"RFT: {len(new)} new right responses")
@@ -417,7 +416,7 @@ def own(run, model, tokenizer):
 
 def found_by_search(run):
     """Experiment 6: the tree against independent samples of at least as many decoded tokens, on the first round's picked
-    samples with the policy that searched them. What is found has to be found: no step is taken from the target."""
+    samples with the policy that searched them. Nothing is given away: no step is taken from the target."""
     cfg, search_cfg, _ = run.configs
     model, tokenizer = run.load(run.warm / "warmup")
     merge_lora(model)
@@ -433,7 +432,7 @@ def found_by_search(run):
     before = Counter(TOKENS)
     trees = search(model, tokenizer, samples, search_cfg, cfg.seed)
     results = {"tree": measured(trees, trees)}
-    copies = search_cfg.k      # and up: no more than it takes, since a tree whose leaves are all closed decodes nothing more
+    copies = search_cfg.k      # raised only as far as needed: a tree whose leaves are all closed decodes nothing more
     while True:
         before = Counter(TOKENS)
         flat = search(model, tokenizer, samples, replace(search_cfg, depth=1, simulations=1, k=copies, self_eval=0.0), cfg.seed)
@@ -551,7 +550,7 @@ def typos(sample, rng):
 
 
 def distracted(sample, rng):
-    """Three more tools, of the validation domains: no test query asks for one, and training has shown none of them."""
+    """Three more tools, from the validation split: no test query asks for one, and training has shown none of them."""
     pool = [tool.schema() for tool in synth.TOOLS.values() if tool.split == "val"]
     taken = {tool["name"] for tool in sample.tools}
     extra = rng.sample([tool for tool in pool if tool["name"] not in taken], 3)

@@ -2,9 +2,9 @@
 
     python -m docs.experiments --draw
 
-A line is a run: arm, seed, settings, tokens, what loop.score said of each model, and of each model a string of 0 and 1, one
-a held-out sample (`correct`; beside it the samples' `levels`, and `requests`, letters of REQUESTS). Lines with a `try` are of the validation
-split.
+A line is a run: arm, seed, settings, tokens, what loop.score reported of each model, and for each model a string of 0s and 1s, one
+for each held-out sample (`correct`; in the same order the samples' `levels` and `requests`, letters of REQUESTS). Lines with a `try`
+are of the validation split.
 """
 
 import math
@@ -61,8 +61,8 @@ def right(lines, arm, model=None, level="", requests=""):
 def difference(before, after, draws=4000, own=False):
     """(mean, low, high): after - before, a bootstrap 95% interval over seeds and over cases, paired in both.
 
-    before, after: {seed: (cases,) numbers}. The test set is the same for all seeds, so a draw takes the same cases from each seed
-    that it takes; own: each seed has cases of its own.
+    before, after: {seed: (cases,) numbers}. All seeds share the test set, so a bootstrap draw takes the same cases from every
+    seed in it; own: each seed has cases of its own.
     """
     seeds = sorted(before.keys() & after.keys())
     if not seeds:
@@ -71,7 +71,7 @@ def difference(before, after, draws=4000, own=False):
     shares = lambda n, draws: rng.multinomial(n, np.full(n, 1 / n), draws) / n      # of n things, taken n times
     if own:
         drawn = np.zeros(draws)
-        for _ in seeds:      # one seed of them, and cases of its own, each time anew
+        for _ in seeds:      # draw a seed, then cases of that seed
             which = rng.integers(len(seeds), size=draws)
             for n, gap in enumerate(gaps):
                 drawn[which == n] += shares(len(gap), (which == n).sum()) @ gap / len(seeds)
@@ -81,7 +81,7 @@ def difference(before, after, draws=4000, own=False):
 
 
 def versus(before, after, own=False, scale=100, form="+.1f"):
-    """`difference` as a cell; of shares by default, in points. Of one seed without an interval, but where each seed has cases of its own:
+    """`difference` as a cell, by default of shares, in points. One seed has no interval, except where each seed has cases of its own:
     over cases alone it would be too narrow."""
     points, low, high = (scale * x for x in difference(before, after, own=own))
     bounds = f" [{low:{form}}, {high:{form}}]" if own or len(before.keys() & after.keys()) > 1 else ""
@@ -191,7 +191,7 @@ def curriculum(lines, folder):
 
 def arms_against(lines, folder, number, reference=("loop", None), sign=1):
     """One row an arm: what it has cost, in millions of tokens, how it does, and how far it is over (sign -1: under) the
-    reference, whose row comes first. Where arms have not all of its seeds, a column has its mean over those that they have."""
+    reference, whose row comes first. If some arms lack seeds, a column has the reference's mean over each arm's seeds."""
     rows, final = [], right(lines, *reference)
     some = any(right(lines, name).keys() != final.keys() for name in names(lines, number))
     for model in [reference, *((name, None) for name in names(lines, number))]:
@@ -222,7 +222,7 @@ def untried(lines, methods):
 
 
 def by_request(lines, folder):
-    """Experiment 4 by kind of request, and how far the loop is over each other use where several calls are due, and where a question is."""
+    """Experiment 4 by kind of request, and the loop's lead over each other use where several calls, or a question back, are due."""
     columns = {**{name: letter + letter.upper() for name, letter in REQUESTS.items()},
                "with small talk": "".join(REQUESTS.values()).upper(), "without": "".join(REQUESTS.values())}
     final, gaps_in = ("loop", last_round(lines)), ("several calls", "a value is missing")
@@ -237,7 +237,7 @@ def by_request(lines, folder):
 
 
 def carries_over(lines, folder):
-    """What each run has learned of the training set's tools, and of others; then what pairs have taught, on and off themselves."""
+    """What each run has learned of the training set's tools, and of others; then what pairs have taught, on themselves and on new pairs."""
     fresh = lambda name: right(lines, "what carries over", name)      # samples of each seed's own
     policies = {row["model"]: ("loop", row["model"]) for row in of(lines, "loop")[0]["models"][1:]}
     policies |= {name: (name, None) for name in names(lines, "4")}
@@ -318,7 +318,7 @@ def under_perturbation(lines, folder):
 
 
 def reached(lines, folder):
-    """The figures that were asked for, beside what was found."""
+    """The targets that were set, and what was found."""
     final, others = ("loop", last_round(lines)), names(lines, "4")
     gain = gaps(lines, ("loop", "warm-up"), final)
     rows = [["loop over its own warm-up, overall", "+8 points", gain[0]], ["loop over its own warm-up, hard", "+12 points", gain[1]]]
@@ -372,7 +372,7 @@ where that comes nearer to the loop's cost; the numbers of simulations have thre
 
 
 def commands(lines, numbers, arms, quick):
-    """Those that make the lines of these experiments, one for each set of seeds; without numbers those that make the tries.
+    """The commands that make these experiments' lines, one for each set of seeds; without numbers, those for the tries.
 
     arms: all that there are; a command names its own, where there are others in its experiments.
     """

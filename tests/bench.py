@@ -1,4 +1,4 @@
-"""How fast, beside what people use today: search, preference training, SFT, decoding, the machine's own limit.
+"""Speed against what people use today: search, preference training, SFT, decoding, the machine's own limit.
 
     python tests/bench.py                                          # all but `loop`, with the embedded model
     python tests/bench.py --parts loop --before 784eec7            # the default loop.py, and as it was at a commit
@@ -6,9 +6,9 @@
     python tests/bench.py --scaling --out scaling.jsonl            # how cost and memory grow; docs/speed.png
 
 `ours` and the baseline are two processes, so that each has a peak memory of its own, and take turns: ours, baseline,
-ours, baseline. Both have the same weights, dtype (sft.autocast), threads, samples, LoRA rank and targets. What is timed
-is the work on token ids that are ready: of trl's trainers only the reference's log-probabilities and `train()`, not the
-making of the trainer. A baseline with a batch size to choose tries all of `--batch_sizes` first and keeps the fastest.
+ours, baseline. Both have the same weights, dtype (sft.autocast), threads, samples, LoRA rank and targets. Only work on
+prepared token ids is timed: of trl's trainers the reference's log-probabilities and `train()`, not the construction of
+the trainer. A baseline with a batch size to choose tries all of `--batch_sizes` first and keeps the fastest.
 
 The columns: units of work a second (median of the runs); `ratio`, the median over the turns; tokens that went through
 the model a second; the peak of the process's memory during the work (CUDA: of allocated memory); and the matrix
@@ -64,17 +64,17 @@ class BenchConfig:
     device: str = "auto"
     threads: int = 0                 # of both sides; 0: torch's own choice
     repeats: int = 3                 # turns that count
-    warmup: int = 1                  # turns before that do not
+    warmup: int = 1                  # turns before these, not counted
     trees: int = 64                  # search: trees of ours; preference: trees that are searched for pairs
     baseline_trees: int = 16         # search: trees of the baseline, spread over the same samples
     max_new: int = 0                 # search: tokens a response may have, 0 for the default
     n: int = 256                     # sft and decode: samples
     batch: int = 64                  # decode: rows
-    batch_sizes: str = "1,2,4,16,64"  # that a trainer of trl may choose from
+    batch_sizes: str = "1,2,4,16,64"  # tried for each of trl's trainers
     rank: int = 16                   # LoRA on every linear layer but the head, alpha twice that
     before: str = ""                 # loop: a commit whose loop.py is the baseline
     loop_flags: str = ""             # loop: flags of loop.py for both, between blanks, so that both do the same amount
-    our_flags: str = ""              # loop: more flags for ours, of settings that the baseline has not or has other defaults of
+    our_flags: str = ""              # loop: more flags for ours, for settings that the baseline lacks or defaults differently
     tree_counts: str = "16,64,256,1024"            # scaling
     prompt_lengths: str = "200,500,1000,2000,4000"  # scaling
     pair_counts: str = "1,2,4,8,16"                # scaling
@@ -191,8 +191,8 @@ def compute_dtype(model):
 
 
 # ---------------------------------------------------------------------------------------------
-# The works. A side is a generator: the first next() makes ready; then the clock starts at one next() and stops at the
-# following, which gives what was done: `units`, and `head` (learned logits). Tokens are what sft.TOKENS counted.
+# What is timed. A side is a generator: its first next() prepares; then the clock starts at one next() and stops at the
+# following, which yields what was done: `units`, and `head` (learned logits). Tokens are what sft.TOKENS counted.
 # ---------------------------------------------------------------------------------------------
 
 
@@ -310,7 +310,7 @@ def pair_rows(chosen):
 
 def trainer_settings(model, batch, lr, warmup, epochs, folder):
     """What trl's trainers share: our optimizer and schedule, no saving or logging, batches of like length, no
-    recomputation of activations (trl's default saves memory so, and loses time)."""
+    recomputation of activations (trl's default, which saves memory and costs time)."""
     return dict(output_dir=folder, per_device_train_batch_size=batch, num_train_epochs=epochs, learning_rate=lr,
                 lr_scheduler_type="cosine", warmup_steps=warmup, weight_decay=0.0, max_grad_norm=1.0, report_to="none",
                 save_strategy="no", logging_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
@@ -368,7 +368,7 @@ def preference_baseline(cfg, batch, path="", most=0, limit=0, shape=""):
 
 
 def free(device):
-    """Give memory back that nothing uses, so that it does not count as the next run's, or against the other side."""
+    """Release unused memory, so that it does not count for the next run, or against the other side."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -499,8 +499,8 @@ def limit_preference(cfg, path):
 
 
 def limit_decode(cfg, new=64):
-    """`mfu`: greedy decoding at --batch, prompts read before; bytes are the weights and the cache, read once a step. A step is a token
-    of each row here: without guesses."""
+    """`mfu`: greedy decoding at --batch after the prompts are in the cache; bytes are the weights and the cache, read once a step.
+    A step is one token of each row: no guesses."""
     evaluation.GUESSES = 0
     model, tokenizer = load(cfg)
     prompts = Prompts(model, [synth.prompt_ids(tokenizer, s) for s in synth.make_samples(cfg.batch, "test", 0)])
@@ -545,7 +545,7 @@ SIDES = {f.__name__: f for f in (search_ours, search_baseline, search_pairs, pre
 
 
 def reset_peak(device):
-    """Start the peak anew, without what making ready took; where the system has no such thing it stays as it is."""
+    """Reset the peak, to exclude the preparation; where the system cannot, it stays as it is."""
     free(device)
     if device.type == "cuda":
         return torch.cuda.reset_peak_memory_stats()
@@ -944,7 +944,7 @@ def table_line(row):
 
 
 def print_table(rows):
-    """In Markdown, so that it can stand in docs/speed.md."""
+    """In Markdown, for docs/speed.md."""
     lines = [HEADER, *map(table_line, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
     show = lambda line: "| " + " | ".join(text.ljust(w) if i in (0, 1, len(widths) - 1) else text.rjust(w)
