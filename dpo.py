@@ -310,7 +310,8 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
                     nll = -(logps[right] / lengths[right]).sum() / n_right
                     record["sft"] += nll.item()
                     loss = loss + cfg.sft_weight * nll
-                loss.backward()
+                if loss.requires_grad:      # not of a micro-batch without pairs, where right responses count for nothing
+                    loss.backward()
                 record["loss"] += loss.item()
             return record
 
