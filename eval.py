@@ -391,7 +391,7 @@ def decode(prompts, index, prefixes, max_new, stop_id, copies=1, temperature=0.0
     for part in chunks(prompts, index, sizes, max_tokens):
         seeded = zip(index[part], prefixes[part], seeds[part] if temperature > 0 else [None] * len(prefixes[part]))
         results += run_tasks(prompts, [(i, decode_task(prompts, i, prefix, max_new, stop_id, copies, seed)) for i, prefix, seed in seeded],
-                            temperature)
+                             temperature)
     return results
 
 
@@ -887,7 +887,7 @@ def summarize(records):
     """What metrics.jsonl says of a scored model: accuracy in percent, over all and by level (`share`), and errors by kind."""
     errors = Counter(r["error"] for r in records if r["error"])
     return {"n": len(records), "accuracy": share(records),
-            **{level: share(records, level=level) for level in ("easy", "medium", "hard")},
+            **{level: share(records, level=level) for level in synth.LEVELS},
             "errors": {kind: errors[kind] for kind in ERROR_KINDS if errors[kind]}}
 
 

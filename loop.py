@@ -34,7 +34,6 @@ from mcts import Node, SearchConfig, Tree, check_samples, check_search, preferen
 from sft import (TOKENS, SFTConfig, add_lora, check_at_least_one, check_training, context_length, fingerprint, load_lora, load_model,
                  load_training_set, merge_lora, perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
 
-LEVELS = ("easy", "medium", "hard")
 VALUE_ERRORS = ("wrong value", "wrong type", "missing parameter", "unexpected parameter")
 
 
@@ -122,7 +121,7 @@ def score(model, tokenizer, test, folder, name, started, before):
     (folder / "responses.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
     (folder / "scores.json").write_text(json.dumps(row) + "\n", encoding="utf-8")
     print(f"{name}: {row['accuracy']:.1f}% of {row['n']} held-out samples right "
-          f"({', '.join(f'{level} {percent_text(row[level])}' for level in LEVELS)})")
+          f"({', '.join(f'{level} {percent_text(row[level])}' for level in synth.LEVELS)})")
 
 
 def percent_text(share):

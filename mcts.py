@@ -230,7 +230,7 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
         drafts = [ids[:cfg.max_new] for ids in right]      # fewer passes, the same samples
         known = Prompts(model, [tree.prompt for tree in trees.values()], drafts)
         run_tasks(known, [(place, grow(tree, known, place, right[place], tokenizer, cfg, (seed, i), bar))
-                         for place, (i, tree) in enumerate(trees.items())], cfg.temperature)
+                          for place, (i, tree) in enumerate(trees.items())], cfg.temperature)
         return trees
 
     found, max_tokens = {}, cfg.max_tokens_in_flight

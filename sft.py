@@ -593,7 +593,7 @@ def context_length(model, limit, room=0):
 # ---------------------------------------------------------------------------------------------
 
 
-CURRICULA = {"easy-to-hard": ("easy", "medium", "hard"), "hard-to-easy": ("hard", "medium", "easy"), "shuffled": (None,)}
+CURRICULA = {"easy-to-hard": synth.LEVELS, "hard-to-easy": synth.LEVELS[::-1], "shuffled": (None,)}
 
 
 @dataclass

@@ -1581,6 +1581,9 @@ class Sample:
         return parse_calls(self.target) if self.target.startswith("[") else None
 
 
+LEVELS = ("easy", "medium", "hard")
+
+
 def level_of(tools, calls):
     """easy, medium or hard by the paper's rule (section "Stage 1"): |T| tools, L characters of JSON, |Y| calls."""
     size, length, n_calls = len(tools), len(json.dumps(tools, ensure_ascii=False)), len(calls or ())
@@ -1832,7 +1835,7 @@ def check_sample(sample):
     """Raises ValueError if the sample has no tools, a broken message or field, or a target that its tools do not allow."""
     if not sample.tools:
         raise ValueError("a sample without tools")
-    if sample.level not in ("", "easy", "medium", "hard"):
+    if sample.level not in ("", *LEVELS):
         raise ValueError(f"level is easy, medium or hard, or left out (got {sample.level!r})")
     if sample.today:
         try:
@@ -2031,7 +2034,7 @@ def main(argv=None):
         print(OPEN + sample.target)
     if cfg.out:
         write_samples(samples[:cfg.n], cfg.out)
-        counts = {level: sum(s.level == level for s in samples[:cfg.n]) for level in ("easy", "medium", "hard")}
+        counts = {level: sum(s.level == level for s in samples[:cfg.n]) for level in LEVELS}
         print(f"{cfg.out}: {cfg.n} samples {counts}")
 
 
