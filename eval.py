@@ -73,6 +73,7 @@ class Written:
         self.sees[0, 0] = True
         self.next, self.first = {}, {}     # (node, token): that child; node: its first child
         self.pairs = {}                    # (token, token): the node where this bigram first ends
+        self.drawn = {}                    # node: what was drawn there, see `sample_tokens`
         self.done = 0                      # number of nodes that the model has computed
 
     def follow(self, ids, at=0):
@@ -100,6 +101,11 @@ class Written:
         self.done = min(self.done, n)
         self.next, self.first, self.pairs = ({key: node for key, node in those.items() if node < n}
                                              for those in (self.next, self.first, self.pairs))
+        self.drawn = {node: draws for node, draws in self.drawn.items() if node < n}
+
+    def draw(self, node, number):
+        """(token, its log-probability) that a number draws after a node; None if only the model's head can tell."""
+        return next(((token, logp) for low, high, token, logp in self.drawn.get(node, ()) if low <= number <= high), None)
 
     def guess(self, node, most):
         """Up to `most` draft tokens to follow a node: those that followed the first occurrence of its last two tokens
@@ -146,6 +152,7 @@ class Prompts:
     def forget(self, i):
         """Drop all that follows prompt i except its draft."""
         self.written[i].cut(self.drafted[i])
+        self.written[i].drawn = {}      # perhaps at another temperature
 
 
 ROOM = 32              # nodes for which a batch has places, beyond those that there are
@@ -252,10 +259,11 @@ GUESSES = 2     # tokens that go through the model with a sampled one, in the ho
 
 
 def sample_tokens(model, states, numbers, sizes, temperature):
-    """Next tokens after hidden states (n, size): a list for each part, of sizes[j] states, with (m tokens, their log-probabilities in
-    nats at temperature 1) for each state.
+    """Next tokens after hidden states (n, size): a list for each part, of sizes[j] states, with m draws for each state, each of them
+    (low, high, token, log-probability in nats at temperature 1).
 
-    numbers: (n, m) uniform in [0, 1), mapped to tokens by the inverse CDF. temperature 0: the likeliest.
+    numbers: (n, m) uniform in [0, 1), mapped to tokens by the inverse CDF: every number from low to high draws the token.
+    temperature 0: the likeliest, by any number.
     """
     found, most = [], max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
     for part, drawn in zip(states.split(most), numbers.split(most)):
@@ -264,9 +272,11 @@ def sample_tokens(model, states, numbers, sizes, temperature):
         if temperature > 0:
             steps = (shares if temperature == 1 else torch.softmax(logits / temperature, -1)).cumsum(-1)
             chosen = torch.searchsorted(steps, drawn * steps[:, -1:]).clamp(max=logits.shape[-1] - 1)
+            below, above = (steps.gather(-1, at.clamp(min=0)) / steps[:, -1:] for at in (chosen - 1, chosen))
+            low, high = torch.minimum(drawn, below.where(chosen > 0, 0)), torch.maximum(drawn, above)     # rounding must not exclude it
         else:
-            chosen = logits.argmax(-1, keepdim=True).expand_as(drawn)
-        found += zip(chosen.tolist(), shares.gather(-1, chosen).log().tolist())
+            chosen, low, high = logits.argmax(-1, keepdim=True).expand_as(drawn), torch.zeros_like(drawn), torch.ones_like(drawn)
+        found += map(list, map(zip, *(x.tolist() for x in (low, high, chosen, shares.gather(-1, chosen).log()))))
     found = iter(found)
     return [list(itertools.islice(found, size)) for size in sizes]
 
@@ -282,8 +292,8 @@ def run_tasks(prompts, tasks, temperature=0.0):
     """Run tasks to their end, concurrently: the new tokens of all go through the model in one pass, whatever each is doing.
 
     tasks: list of (prompt's index, generator). A task adds nodes after its prompt, yields an `Ask` and is sent, for each node asked,
-    (tokens, their log-probabilities) if it draws (the same number of copies in all tasks), else logits, (nodes, vocabulary). Returns
-    what each task returns.
+    its draws (`sample_tokens`) if it draws (the same number of copies in all tasks), else logits, (nodes, vocabulary). Returns what
+    each task returns.
     """
     rows = Rows(prompts, list(dict.fromkeys(i for i, _ in tasks)))
     results, answers = [None] * len(tasks), dict.fromkeys(range(len(tasks)))     # None starts a generator
@@ -322,7 +332,8 @@ def decode_task(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
     rounding). None: for greedy decoding.
 
     Each pass computes the tokens sampled last and, after each, up to GUESSES guessed ones. Then each copy samples its way down
-    the tree until it draws a token that is not in it, which the next pass computes.
+    the tree until it draws a token that is not in it, which the next pass computes. Logits, expensive with a large vocabulary, are
+    rarely computed twice at a node: a number close to an earlier one draws the same token (`Written.draw`).
     Returns a list of (ids, logps), one a copy: the new tokens up to and with `stop_id`, or to `max_new` tokens in all, and the
     log-probability in nats of each under the policy itself (temperature 1).
     """
@@ -332,18 +343,14 @@ def decode_task(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
     leaf, spare = tree.follow(prefix)[-1], left      # spare: tokens that may be guessed, as many as one copy may have
     numbers = torch.zeros(left, copies) if seed is None else torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed))
     out, ready = [([], []) for _ in range(copies)], [(copy, leaf) for copy in range(copies)]
-    while ready:
-        # what each copy would sample where it is, and at all that is written behind
-        below = tree.sees[:len(tree.ids), sorted({at for _, at in ready})].any(1)
-        nodes = [n for n in np.flatnonzero(below).tolist() if tree.depth[n] - tree.depth[leaf] < left]
-        sampled = dict(zip(nodes, (yield Ask(nodes, numbers[[tree.depth[n] - tree.depth[leaf] for n in nodes]]))))
+    depth, by = lambda node: tree.depth[node] - tree.depth[leaf], numbers.tolist()
+    while True:
         waiting = []
         for copy, at in ready:     # down the tree as far as it goes, and one token more
             ids, logps = out[copy]
-            while at in sampled:
-                tokens, found = sampled[at]
-                ids.append(tokens[copy])
-                logps.append(found[copy])
+            while draw := tree.draw(at, by[depth(at)][copy]):
+                ids.append(draw[0])
+                logps.append(draw[1])
                 if ids[-1] == stop_id or len(ids) == left:
                     break
                 size, (*_, at) = len(tree.ids), tree.follow(ids[-1:], at)
@@ -352,7 +359,14 @@ def decode_task(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
                     spare -= len(tree.ids) - size - 1
             else:
                 waiting.append((copy, at))
-        ready = waiting
+        if not (ready := waiting):
+            break
+        # what each copy draws where it is, and at all behind where nothing has been drawn
+        here = {at for _, at in ready}
+        below = np.flatnonzero(tree.sees[:len(tree.ids), sorted(here)].any(1)).tolist()
+        nodes = [n for n in below if depth(n) < left and (n in here or n not in tree.drawn)]
+        for node, draws in zip(nodes, (yield Ask(nodes, numbers[list(map(depth, nodes))]))):
+            tree.drawn[node] = tree.drawn.get(node, []) + draws
     count_tokens("scored", 1 + len(prefix))
     count_tokens("decoded", sum(len(ids) for ids, _ in out))     # each, whether it went through the model alone or not
     return out

@@ -272,7 +272,7 @@ def grow(tree, prompts, place, right, tokenizer, cfg, seed, bar):
     """One tree's simulations, as a generator: it yields model queries (`decode_task`: sample k continuations; `score_task`: probabilities of
     given tokens), and `eval.run_tasks` answers those of all trees in one pass. place: its prompt's index; right: target token ids;
     seed: integers."""
-    stop_id = stop_token(tokenizer)
+    stop_id, grading = stop_token(tokenizer), synth.grade_ids(tokenizer)
     due = cut_steps(tokenizer, right, stop_id)
     for simulation in range(cfg.simulations):
         if not tree.nodes[0].closed:
@@ -280,7 +280,7 @@ def grow(tree, prompts, place, right, tokenizer, cfg, seed, bar):
             number = hash((*seed, simulation)) % 2 ** 63
             responses = yield from decode_task(prompts, place, tree.so_far(leaf), cfg.max_new, stop_id, cfg.k, number)
             children = expand(tree, leaf, responses, due, tokenizer, cfg, stop_id)
-            yield from evaluate_children(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id)
+            yield from evaluate_children(tree, leaf, children, prompts, place, grading, cfg, stop_id)
             backup(tree, leaf, cfg.discount)
         bar.update()
 
@@ -328,13 +328,13 @@ def outcome_of(sample, text, ended, cfg):
     return {"exact": 1.0 if right else -1.0, "none": 0.0}[cfg.outcome], right
 
 
-def evaluate_children(tree, leaf, children, prompts, place, tokenizer, cfg, stop_id):
+def evaluate_children(tree, leaf, children, prompts, place, grading, cfg, stop_id):
     """A task: R(s) = O(s) + C(s) of a leaf's new children, their r (difference to the leaf's R), and priors that sampling did not give.
 
     C is the expected grade from 0 (poor) to 1 (excellent) that the policy gives the response so far, times its weight.
-    All children are scored in one token tree: a shared path, then each child's step and the question.
+    All children are scored in one token tree: a shared path, then each child's step and the question. grading: `synth.grade_ids`.
     """
-    question, grade_ids = synth.grade_ids(tokenizer)
+    question, grade_ids = grading
     asked, learned = [([prompts.last[place], *tree.so_far(leaf)], -1, False)], []
     for node in map(tree.nodes.__getitem__, children):
         if node.prior < 0 or cfg.self_eval:

@@ -1575,7 +1575,7 @@ class Sample:
     setup: list = field(default_factory=list)     # calls that made the ids which the query mentions
     talk: int = 0                 # sentences around the last request that ask for nothing
 
-    @property
+    @functools.cached_property
     def calls(self):
         """The target's calls; None where the right answer is text."""
         return parse_calls(self.target) if self.target.startswith("[") else None

@@ -253,6 +253,34 @@ def test_sampling_follows_the_policys_distribution(qwen2):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_a_draw_tells_what_numbers_close_to_it_draw(qwen2, temperature):
+    torch.manual_seed(0)
+    states, numbers = 3 * torch.randn(20, 1, qwen2.config.hidden_size), torch.rand(20, 50, 2)
+    known = other = 0
+    for state, first, second in zip(states, numbers[..., 0], numbers[..., 1]):
+        tree = Written(0)
+        drawn, due = (evaluation.sample_tokens(qwen2, state, some[None], [1], temperature)[0][0] for some in (first, second))
+        tree.drawn[0] = drawn
+        assert [tree.draw(0, number) for number in first.tolist()] == [(token, logp) for _, _, token, logp in drawn]
+        told = [tree.draw(0, number) for number in second.tolist()]
+        assert all(one in (None, (token, logp)) for one, (_, _, token, logp) in zip(told, due))
+        known, other = known + sum(one is not None for one in told), other + told.count(None)
+    assert known and bool(other) == (temperature > 0)
+
+
+def test_the_head_reads_a_node_once_where_it_can(qwen2, prompts, monkeypatch):
+    asked, plain = [], evaluation.sample_tokens
+    monkeypatch.setattr(evaluation, "sample_tokens", lambda *args: asked.append(len(args[1])) or plain(*args))
+    index, known = range(len(prompts)), Prompts(qwen2, prompts)
+    task = lambda: [(i, decode_task(known, i, [], 12, 3)) for i in index]
+    rows = Rows(known, index)
+    monkeypatch.setattr(evaluation, "Rows", lambda *args: rows)     # one batch, which forgets nothing in between
+    first = evaluation.run_tasks(known, task())
+    before = sum(asked)
+    assert evaluation.run_tasks(known, task()) == first and sum(asked) == before > 0
+
+
 @pytest.mark.parametrize("max_tokens", [65536, 60])
 def test_score_equals_a_plain_forward_pass(model, prompts, max_tokens):
     """Every learned segment of trees that branch, and what could stand in its place."""
