@@ -558,6 +558,7 @@ def distracted(sample, rng):
 
 
 PERTURBATIONS = {
+    "unchanged": lambda sample, rng: sample,
     "tools shuffled": lambda sample, rng: replace(sample, tools=rng.sample(sample.tools, len(sample.tools))),
     "distractor tools": distracted,
     "parameters renamed": renamed,

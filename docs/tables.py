@@ -306,15 +306,15 @@ def transfers(lines, folder):
 
 
 def under_perturbation(lines, folder):
-    before, after = plain = [("loop", "warm-up"), ("loop", last_round(lines))]
-    lines = of_its_seeds(lines, "robustness")
-    rows = [["unchanged", *scores(lines, *before), *scores(lines, *after), *gaps(lines, before, after), "", ""]]
+    after = last_round(lines)
+    lines, rows, unchanged = of_its_seeds(lines, "robustness"), [], None
     for name in dict.fromkeys(key.split(": ")[1] for line in of(lines, "robustness") for key in line["correct"]):
-        pair = [("robustness", f"{model}: {name}") for _, model in plain]
-        rows.append([name, *scores(lines, *pair[0]), *scores(lines, *pair[1]), *gaps(lines, *pair),
-                     *(gaps(lines, *both)[0] for both in zip(plain, pair))])
-    heads = [f"{what}, {level}" for what in ("warm-up", after[1], "the rounds' gain") for level in ("overall", "hard")]
-    return table(["samples", *heads, "warm-up's change", f"{after[1]}'s change"], rows)
+        pair = [("robustness", f"{model}: {name}") for model in ("warm-up", after)]
+        unchanged = unchanged or pair      # the first of them
+        changes = [gaps(lines, *both)[0] if pair != unchanged else "" for both in zip(unchanged, pair)]
+        rows.append([name, *scores(lines, *pair[0]), *scores(lines, *pair[1]), *gaps(lines, *pair), *changes])
+    heads = [f"{what}, {level}" for what in ("warm-up", after, "the rounds' gain") for level in ("overall", "hard")]
+    return table(["samples", *heads, "warm-up's change", f"{after}'s change"], rows)
 
 
 def reached(lines, folder):

@@ -401,14 +401,14 @@ def test_perturbed_samples_are_sound_and_still_have_their_answer(test_samples, n
     import random
     changed = 0
     for i, sample in enumerate(test_samples):
-        before = json.dumps(vars(sample))
+        before = json.dumps(asdict(sample))
         other = experiments.PERTURBATIONS[name](sample, random.Random(i))
-        assert json.dumps(vars(sample)) == before
+        assert json.dumps(asdict(sample)) == before
         synth.check_sample(other)
         assert judge(other, other.target) is None
         changed += (other.tools, other.messages, other.target) != (sample.tools, sample.messages, sample.target)
         assert (other.target == sample.target) or name == "parameters renamed"
-    assert changed > 0.3 * len(test_samples)
+    assert changed > 0.3 * len(test_samples) or name == "unchanged" and changed == 0
 
 
 def test_typos_spare_what_the_target_copies():
