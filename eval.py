@@ -29,8 +29,8 @@ from tqdm import tqdm
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import (CACHE, LOGITS, additive, apply_head, autocast, check_at_least_one, context_length, count_tokens, fitting, lay_out,
-                 like_lengths, load_model, run, tree_tokens, within_memory)
+from sft import (CACHE, additive, apply_head, autocast, check_at_least_one, context_length, count_tokens, fitting, lay_out,
+                 like_lengths, load_model, logits_at_once, run, tree_tokens, within_memory)
 from synth import Call
 
 
@@ -265,7 +265,7 @@ def sample_tokens(model, states, numbers, sizes, temperature):
     numbers: (n, m) uniform in [0, 1), mapped to tokens by the inverse CDF: every number from low to high draws the token.
     temperature 0: the likeliest, by any number.
     """
-    found, most = [], max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
+    found, most = [], logits_at_once(model)
     for part, drawn in zip(states.split(most), numbers.split(most)):
         logits = apply_head(model, part)
         shares = torch.softmax(logits, -1)

@@ -512,13 +512,20 @@ def learned_logits(model, batch):
 LOGITS = 2 ** 22     # kept at a time: with a vocabulary of 150,000 those of all learned tokens would be most of the memory
 
 
+def logits_at_once(model):
+    """Positions whose logits are kept at a time: LOGITS, or for a wide model an eighth of its head's size, since under autocast every
+    part casts the head anew."""
+    vocabulary, width = model.get_output_embeddings().weight.shape
+    return max(1, LOGITS // vocabulary, width // 8 if width >= WIDE else 0)
+
+
 def learned_logps(model, batch):
     """(learned,) log-probabilities in nats of the learned tokens, each given its own path.
 
-    From twice LOGITS on they are computed in parts, with gradient checkpointing (Chen et al., arXiv 1604.06174).
+    From twice `logits_at_once` on they are computed in parts, with gradient checkpointing (Chen et al., arXiv 1604.06174).
     """
     logps = lambda states, target: -F.cross_entropy(apply_head(model, states), target, reduction="none")
-    states, most = learned_states(model, batch), max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
+    states, most = learned_states(model, batch), logits_at_once(model)
     if len(states) < 2 * most:
         return logps(states, batch.target)
     return torch.cat([checkpoint(logps, *part, use_reentrant=False, preserve_rng_state=False)
