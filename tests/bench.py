@@ -223,15 +223,16 @@ def lengthen(tokenizer, sample, length, spare):
     return replace(sample, tools=tools)
 
 
-def search_ours(cfg, n, length=0, shape=""):
+def search_ours(cfg, n, of=0, length=0, shape=""):
+    """n trees at once; of: one such search after the other, until so many samples are searched."""
     model, tokenizer = load(cfg, shape)
-    samples, settings = search_samples(cfg, tokenizer, n, length), search_config(cfg)
+    samples, settings = search_samples(cfg, tokenizer, of or n, length), search_config(cfg)
     mcts.search(model, tokenizer, samples[:1], settings, progress=False)
     while True:
         yield
-        trees = mcts.search(model, tokenizer, samples, settings, progress=False)
-        yield {"units": sum(t.nodes[0].visits for t in trees), "trees": n,
-               "prompt": sum(len(t.prompt) for t in trees) / n}
+        trees = [tree for i in range(0, len(samples), n) for tree in mcts.search(model, tokenizer, samples[i:i + n], settings, progress=False)]
+        yield {"units": sum(t.nodes[0].visits for t in trees), "trees": len(trees),
+               "prompt": sum(len(t.prompt) for t in trees) / len(trees)}
 
 
 def search_baseline(cfg, n, of, length=0, shape=""):
@@ -866,8 +867,8 @@ def scaling(bench):
               flush=True)
 
     print("cost a tree as trees grow")
-    for n in numbers(cfg.tree_counts):
-        point("trees", n, "search_ours", "trees", n=n)
+    for n in numbers(cfg.tree_counts):     # each time the same samples, n at once: some take twice as long as others
+        point("trees", n, "search_ours", "trees", n=n, of=max(numbers(cfg.tree_counts)))
     print("cost a simulation as the prompt grows (random weights: responses of the same length at every prompt)")
     few = {"n": min(16, cfg.trees), "shape": cfg.config or "embedded"}
     for length in numbers(cfg.prompt_lengths):
