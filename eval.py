@@ -343,12 +343,12 @@ def decode_task(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
     leaf, spare = tree.follow(prefix)[-1], left      # spare: tokens that may be guessed, as many as one copy may have
     numbers = torch.zeros(left, copies) if seed is None else torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed))
     out, ready = [([], []) for _ in range(copies)], [(copy, leaf) for copy in range(copies)]
-    depth, by = lambda node: tree.depth[node] - tree.depth[leaf], numbers.tolist()
+    depth, uniform = lambda node: tree.depth[node] - tree.depth[leaf], numbers.tolist()
     while True:
         waiting = []
         for copy, at in ready:     # down the tree as far as it goes, and one token more
             ids, logps = out[copy]
-            while draw := tree.draw(at, by[depth(at)][copy]):
+            while draw := tree.draw(at, uniform[depth(at)][copy]):
                 ids.append(draw[0])
                 logps.append(draw[1])
                 if ids[-1] == stop_id or len(ids) == left:

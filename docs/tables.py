@@ -307,11 +307,11 @@ def transfers(lines, folder):
 
 def under_perturbation(lines, folder):
     after = last_round(lines)
-    lines, rows, unchanged = of_its_seeds(lines, "robustness"), [], None
+    lines, rows = of_its_seeds(lines, "robustness"), []
+    scored = lambda name: [("robustness", f"{model}: {name}") for model in ("warm-up", after)]
     for name in dict.fromkeys(key.split(": ")[1] for line in of(lines, "robustness") for key in line["correct"]):
-        pair = [("robustness", f"{model}: {name}") for model in ("warm-up", after)]
-        unchanged = unchanged or pair      # the first of them
-        changes = [gaps(lines, *both)[0] if pair != unchanged else "" for both in zip(unchanged, pair)]
+        pair = scored(name)
+        changes = [gaps(lines, *both)[0] if name != "unchanged" else "" for both in zip(scored("unchanged"), pair)]
         rows.append([name, *scores(lines, *pair[0]), *scores(lines, *pair[1]), *gaps(lines, *pair), *changes])
     heads = [f"{what}, {level}" for what in ("warm-up", after, "the rounds' gain") for level in ("overall", "hard")]
     return table(["samples", *heads, "warm-up's change", f"{after}'s change"], rows)

@@ -281,6 +281,7 @@ def test_the_head_reads_a_node_once_where_it_can(qwen2, prompts, monkeypatch):
     assert evaluation.run_tasks(known, task()) == first and sum(asked) == before > 0
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("max_tokens", [65536, 60])
 def test_score_equals_a_plain_forward_pass(model, prompts, max_tokens):
     """Every learned segment of trees that branch, and what could stand in its place."""

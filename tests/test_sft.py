@@ -80,6 +80,14 @@ def test_gradients_of_a_packed_batch_are_those_of_its_paths(qwen2, monkeypatch, 
         torch.testing.assert_close(packed[name], p.grad, atol=1e-4 * p.grad.abs().max().item() + 1e-6, rtol=1e-4)
 
 
+def test_a_wide_models_logits_are_kept_for_more_positions(qwen2, monkeypatch):
+    monkeypatch.setattr(sft, "LOGITS", qwen2.config.vocab_size)
+    width = qwen2.config.hidden_size
+    assert sft.logits_at_once(qwen2) == 1 < width // 8
+    monkeypatch.setattr(sft, "WIDE", width)
+    assert sft.logits_at_once(qwen2) == width // 8
+
+
 @torch.no_grad()
 def test_reduced_precision_is_near(qwen2, monkeypatch):
     """Where the CPU has matrix units for bfloat16 the same code runs in it, if the model is wide."""
