@@ -50,7 +50,7 @@ class LoopConfig(SFTConfig):
                                      # 0.05 in the simulated world, 0 with --data: long targets are improbable anyway
     remember: int = 2                # earlier rounds whose pairs each round trains on again (the paper: none)
     replay: float = 0.0              # training samples per tree whose targets are trained on beside the trees
-    n_test: int = 600                # held-out samples to score every model on
+    n_test: int = 1000               # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out
     test_share: float = 0.2          # with --data: share of its samples that is held out for scoring
 

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
-from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer,
+from transformers import (AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer,
                           PreTrainedTokenizerFast)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -67,15 +67,20 @@ WIDE = 640     # of hidden states, from where a CPU's matrix units pay: in bfloa
                # float32 at 256, and 0.7 times at 768
 
 
-def autocast(model):
-    """bfloat16 where the hardware is faster in it: CUDA from Ampere on, and CPUs with matrix units for it if the model is wide.
+def bfloat16_pays(config, device):
+    """Is a model of this config faster in bfloat16: on CUDA from Ampere on, and on CPUs with matrix units for it if it is wide?
 
-    Else the weights' own precision, float32 on a CPU: one without them (most laptops) emulates bfloat16, a hundred times slower.
+    A CPU without them (most laptops) emulates bfloat16, a hundred times slower.
     """
-    fast = model.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if model.device.type == "cpu":
-        fast = model.config.get_text_config().hidden_size >= WIDE and torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(model.device.type, dtype=torch.bfloat16) if fast else nullcontext()
+    if device.type == "cpu":
+        return config.get_text_config().hidden_size >= WIDE and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def autocast(model):
+    """bfloat16 where it pays, else the weights' own precision."""
+    pays = bfloat16_pays(model.config, model.device)
+    return torch.autocast(model.device.type, dtype=torch.bfloat16) if pays else nullcontext()
 
 
 TOKENS = Counter()     # what the policy has worked on: tokens trained (forward and backward), decoded, and scored
@@ -149,15 +154,17 @@ AttentionMaskInterface.register("grouped", sdpa_mask)
 def load_model(path, device="auto"):
     """(model, tokenizer) of any causal language model by path or hub name, with SDPA attention.
 
-    Weights are float32 on CPU and as stored on an accelerator. Raises ModelError.
+    Weights are as stored on an accelerator, and on a CPU where bfloat16 pays (autocast would cast float32 weights anew in every
+    pass); else float32. Raises ModelError.
     """
     device = pick_device(device)
     try:
         # AutoTokenizer would give a Qwen2 model Qwen's own way to cut words, whatever its tokenizer.json says
         generic = get_tokenizer_config(path).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
         tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="grouped",
-                                                     dtype=torch.float32 if device.type == "cpu" else "auto")
+        config = AutoConfig.from_pretrained(path)
+        dtype = "auto" if device.type != "cpu" or bfloat16_pays(config, device) else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(path, config=config, attn_implementation="grouped", dtype=dtype)
     except Exception as error:    # missing folder, broken weights, unknown architecture: one line each
         if (Path(path) / "adapter.json").exists() and not (Path(path) / "config.json").exists():
             raise ModelError(f"{path}: an adapter without its model (a run of loop.py has the last policy whole, in final/)") from None
@@ -513,8 +520,8 @@ LOGITS = 2 ** 22     # kept at a time: with a vocabulary of 150,000 those of all
 
 
 def logits_at_once(model):
-    """Positions whose logits are kept at a time: LOGITS, or for a wide model an eighth of its head's size, since under autocast every
-    part casts the head anew."""
+    """Positions whose logits are kept at a time: LOGITS, or for a wide model an eighth of its head's size, since every part reads the
+    whole head, and casts it anew under autocast where its weights are float32."""
     vocabulary, width = model.get_output_embeddings().weight.shape
     return max(1, LOGITS // vocabulary, width // 8 if width >= WIDE else 0)
 

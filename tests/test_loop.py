@@ -67,6 +67,19 @@ def test_final_is_the_last_policy_as_a_plain_checkpoint(finished):
         == AutoTokenizer.from_pretrained(checkpoint)("[f(x=1)]")["input_ids"]
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_a_run_in_bfloat16(tokenizer, tmp_path, monkeypatch, stored):
+    """As on a wide model, on a CPU with matrix units for it: every stage runs, and `final` has the dtype that the base had."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(sft, "WIDE", 0)
+    tiny("llama", len(tokenizer)).to(stored).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    loop.main(arguments(tmp_path / "model", tmp_path / "run", "--iters", "1"))
+    assert [row["model"] for row in rows(tmp_path / "run")] == ["base", "warm-up", "round 1"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "final", dtype="auto").dtype == stored
+    assert (tmp_path / "run" / "iter1" / "pairs.jsonl").read_text()
+
+
 def test_the_report_shows_every_model_and_escapes_what_a_model_wrote(finished):
     page = (finished[1] / "report.html").read_text(encoding="utf-8")
     assert all(f">{name}<" in page for name in ("base", "warm-up", "round 1", "round 2")) and "<details>" in page

@@ -13,6 +13,7 @@ from transformers import (AutoModelForCausalLM, BloomConfig, Gemma2Config, GPT2C
 
 import sft
 import synth
+from conftest import tiny
 from sft import (ModelError, SFTConfig, TrainingError, add_lora, curriculum_updates, lay_out, learned_logps, load_model,
                  lora_layers, lora_parameters, lora_tensors, perplexities, sample_tree, save_model,
                  segment_sum, tree_tokens, warm_up)
@@ -89,14 +90,21 @@ def test_a_wide_models_logits_are_kept_for_more_positions(qwen2, monkeypatch):
 
 
 @torch.no_grad()
-def test_reduced_precision_is_near(qwen2, monkeypatch):
-    """Where the CPU has matrix units for bfloat16 the same code runs in it, if the model is wide."""
-    tree = random_tree(random.Random(3), qwen2.config.vocab_size)
-    exact = learned_logps(qwen2, lay_out([[tree]], 0))
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_reduced_precision_is_near(tokenizer, tmp_path, monkeypatch, stored):
+    """Where the CPU has matrix units for bfloat16 the same code runs in it, with weights as stored, if the model is wide."""
+    tiny("qwen2", len(tokenizer)).to(stored).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    tree = random_tree(random.Random(3), len(tokenizer))
+    logps = lambda model: learned_logps(model, lay_out([[tree]], 0))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    exact = logps(plain := load_model(str(tmp_path), "cpu")[0])
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert torch.equal(learned_logps(qwen2, lay_out([[tree]], 0)), exact)
+    narrow = load_model(str(tmp_path), "cpu")[0]
+    assert plain.dtype == narrow.dtype == torch.float32 and torch.equal(logps(narrow), exact)
     monkeypatch.setattr(sft, "WIDE", 0)
-    rough = learned_logps(qwen2, lay_out([[tree]], 0))
+    assert (wide := load_model(str(tmp_path), "cpu")[0]).dtype == stored
+    rough = logps(wide)
     assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
     assert (rough - exact).abs().mean() < 0.1
 
