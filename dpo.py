@@ -22,7 +22,7 @@ from tqdm import tqdm
 import synth
 from mcts import PairConfig, check_pairs, preference_pairs, read_trees
 from sft import (add_lora, check_at_least_one, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters,
-                 make_folder, run, save_lora, save_model, segment_sum, step_or_stop, tree_tokens, within_memory)
+                 make_folder, run, save_lora, save_model, segment_sum, step_or_stop, train_lora, tree_tokens, within_memory)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
         model.eval()
         _, micro_tokens = within_memory(score, micro_tokens)
         count_tokens("scored", sum(tree_tokens(tree.segments) for tree in trees))
-    model.train()
+    train_lora(model)
     for step, update in enumerate(bar := tqdm(updates, desc="optimize", disable=not progress, leave=False)):
         for group in optimizer.param_groups:
             group["lr"] = cfg.pref_lr * cosine(step, len(updates), cfg.pref_warmup)

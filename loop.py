@@ -238,6 +238,8 @@ def make_data(cfg, model, tokenizer, folder, room=0):
         test, too_long = split_too_long(tokenizer, test, context_length(model, cfg.max_tokens, room))
         if too_long:
             print(f"{too_long} held-out samples left out: longer than the model's context")
+        if not test:
+            raise synth.DataError("no held-out sample is left to score on: raise --max_tokens, or give a model with a longer context")
     seen = max(1, round((1 - cfg.unseen) * len(train)))
     if cfg.data and seen < len(train):     # at the end of a conversation
         ends = np.cumsum([len(one) for one in conversations])

@@ -309,6 +309,12 @@ class LoRALinear(nn.Module):
             self.unmerged = None
 
 
+def train_lora(model):
+    """Training mode for the LoRA layers alone: the base's own dropout (GPT-2 has some) stays off, as for DPO's reference."""
+    for layer in lora_layers(model.eval()).values():
+        layer.train()
+
+
 def add_lora(model, rank=8, alpha=16, dropout=0.0, targets=""):
     """Wrap, in place, linear layers with the regular expression `targets` in their names ("": all); freeze the rest.
 
@@ -681,7 +687,7 @@ def warm_up(model, tokenizer, samples, cfg, progress=True):
     updates = curriculum_updates(samples, trees, cfg, rng)
     optimizer = torch.optim.AdamW(lora_parameters(model), lr=cfg.lr, weight_decay=0.0)
     losses = []
-    model.train()
+    train_lora(model)
     for step, update in enumerate(bar := tqdm(updates, desc="sft", disable=not progress, leave=False)):
         for group in optimizer.param_groups:
             group["lr"] = cfg.lr * cosine(step, len(updates), cfg.lr_warmup)

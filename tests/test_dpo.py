@@ -1,5 +1,6 @@
 """Preference training: a packed batch of trees is its pairs one by one, and an update prefers what was chosen."""
 
+import copy
 import json
 import math
 import random
@@ -7,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import dpo
 import sft
@@ -224,6 +226,18 @@ def test_a_batch_keeps_each_pair_together(policy, searched_trees):
             assert pairs.label_smoothing[at].item() == pytest.approx(min(0.5, l.visits / (w.visits + l.visits)))
             at += 1
     assert at == len(pairs.chosen)
+
+
+def test_the_bases_own_dropout_stays_off(tokenizer, searched_trees):
+    """GPT-2's, which would make the policy differ from its reference before the first step; LoRA's is on."""
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=512, n_embd=32, n_layer=2, n_head=4, attn_pdrop=0.5,
+                                      embd_pdrop=0.5, resid_pdrop=0.5, attn_implementation="grouped")).eval()
+    for dropout, still in ((0.0, True), (0.5, False)):
+        policy = add_lora(copy.deepcopy(gpt2), rank=2, alpha=4, dropout=dropout)
+        shake(policy)
+        first, = optimize(policy, tokenizer, paired(searched_trees), DPOConfig(pref_batch=99), progress=False)
+        assert (abs(first["margin"]) < 1e-5) == still and first["pairs"]
+        assert not any(module.training for module in policy.modules())
 
 
 def test_the_trend_is_of_the_updates_that_had_pairs():

@@ -311,6 +311,13 @@ def test_a_sample_leaves_room_for_a_response(finished, tmp_path):
     assert len(kept[1800]) < len(kept[0]) == 30 and max(kept[1800]) <= model.config.max_position_embeddings - 1800
 
 
+def test_held_out_samples_that_are_all_too_long_are_told_at_once(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "split_too_long", lambda tokenizer, samples, limit: ([], samples))
+    with pytest.raises(synth.DataError, match="no held-out sample is left to score on: raise --max_tokens"):
+        loop.main(arguments(finished[0], tmp_path / "run", "--unseen", "0"))
+    assert not (tmp_path / "run" / "data").exists()
+
+
 def test_a_loss_that_is_no_number_keeps_the_last_good_model(finished, tmp_path, monkeypatch):
     checkpoint, _ = finished
     monkeypatch.setattr(loop, "optimize", lambda *args, **kwargs: (_ for _ in ()).throw(sft.TrainingError("the loss is nan at step 0")))
