@@ -224,7 +224,7 @@ def pair_logps(logps, lengths, where, reference, cfg):
 
 def micro_batches(trees, micro_tokens, pad_id):
     """(Batch, where its pairs are, its trees) of each forward pass over trees, about `micro_tokens` tokens each."""
-    for part in like_lengths([tree_tokens(tree.segments) for tree in trees], micro_tokens, fill=0.8):     # an update has few trees
+    for part in like_lengths([tree_tokens(tree.segments) for tree in trees], micro_tokens, fill=0.8):     # 0.6 pads few trees by a quarter
         part = [trees[i] for i in part]
         yield *lay_out_trees(part, pad_id), part
 
