@@ -255,7 +255,7 @@ def chunks(prompts, index, widths, max_tokens):
         start = stop
 
 
-GUESSES = 2     # tokens that go through the model with a sampled one, in the hope that they come next
+GUESSES = 6     # tokens that go through the model with a sampled one, in the hope that they come next
 
 
 def sample_tokens(model, states, numbers, sizes, temperature):
@@ -340,7 +340,7 @@ def decode_task(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
     tree, left = prompts.written[i], max_new - len(prefix)
     if len(tree.ids) - prompts.drafted[i] > 2 * max_new:
         prompts.forget(i)
-    leaf, spare = tree.follow(prefix)[-1], left      # spare: tokens that may be guessed, as many as one copy may have
+    leaf, guessed = tree.follow(prefix)[-1], set()      # guessed: no copy has come there yet; as many as one copy may have tokens
     numbers = torch.zeros(left, copies) if seed is None else torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed))
     out, ready = [([], []) for _ in range(copies)], [(copy, leaf) for copy in range(copies)]
     depth, uniform = lambda node: tree.depth[node] - tree.depth[leaf], numbers.tolist()
@@ -354,9 +354,9 @@ def decode_task(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
                 if ids[-1] == stop_id or len(ids) == left:
                     break
                 size, (*_, at) = len(tree.ids), tree.follow(ids[-1:], at)
+                guessed.discard(at)
                 if at == size:
-                    tree.follow(tree.guess(at, min(GUESSES, spare, left - len(ids) - 1)), at)
-                    spare -= len(tree.ids) - size - 1
+                    guessed |= set(tree.follow(tree.guess(at, min(GUESSES, left - len(guessed), left - len(ids) - 1)), at)[1:])
             else:
                 waiting.append((copy, at))
         if not (ready := waiting):

@@ -1,5 +1,6 @@
 """Decoding against transformers' own, and judging: each kind of error, the scores, the command."""
 
+import itertools
 import json
 import math
 import random
@@ -206,6 +207,34 @@ def test_a_guess_is_what_followed_before():
     assert tree.follow([2, 8])[:2] == [0, 1]
     tree.cut(4)
     assert tree.ids == [1, 2, 3, 4] and tree.follow([2, 8]) == [0, 1, 4] and tree.sees[4, :5].tolist() == [1, 1, 0, 0, 1]
+
+
+def drive(cached, max_new, copies, token):
+    """`decode_task` for prompt 0 with draws by hand, token(depth, copy). Returns (what it returns, how often it asked)."""
+    task, tree, draws = decode_task(cached, 0, [], max_new, NO_STOP, copies, seed=0), cached.written[0], None
+    for asked in itertools.count():
+        try:
+            ask = task.send(draws)
+        except StopIteration as end:
+            return end.value, asked
+        draws = [[(number, number, token(tree.depth[node], copy), 0.0) for copy, number in enumerate(numbers)]
+                 for node, numbers in zip(ask.nodes, ask.numbers.tolist())]
+
+
+def test_guesses_that_come_true_are_not_counted(qwen2, prompts):
+    """Three responses that begin differently, then repeat five tokens: each has more right guesses than may be open at a time."""
+    found, asked = drive(Prompts(qwen2, prompts), 60, 3, lambda depth, copy: 2 + depth % 5 if depth else 10 + copy)
+    assert [ids for ids, _ in found] == [[10 + copy, *(2 + depth % 5 for depth in range(1, 60))] for copy in range(3)]
+    assert asked <= 7 + math.ceil(60 / (1 + evaluation.GUESSES))
+
+
+def test_wrong_guesses_take_no_more_room_than_a_response(qwen2, prompts):
+    """Of five tokens any may follow, so that most guesses are wrong; `decode` sets as much room aside."""
+    cached, rng = Prompts(qwen2, prompts), random.Random(0)
+    tokens = [[rng.randrange(2, 7) for _ in range(3)] for _ in range(60)]
+    found, _ = drive(cached, 60, 3, lambda depth, copy: tokens[depth][copy])
+    assert [ids for ids, _ in found] == list(map(list, zip(*tokens)))
+    assert 3 * 60 < len(cached.written[0].ids) <= (3 + 1) * 60
 
 
 def test_what_was_written_is_forgotten_where_it_takes_too_much_room(qwen2, prompts):
