@@ -153,7 +153,7 @@ def accuracy(pairs, loss, beta):
 class DPOConfig:
     loss: str = "dpo"                # dpo, ipo, simpo (the paper's best), orpo
     beta: float = 1.0                # DPO: 0.1 in the ancestor; SimPO: 2.5 in the released script; IPO's tau, ORPO's lambda
-    margin: float = 0.5              # SimPO's gamma, the target reward margin
+    margin: float = 0.5              # SimPO's gamma, the margin aimed at (the log shows the one reached)
     smooth_by_visits: bool = False   # DPO: label smoothing by visit counts, as the ancestor does
     sft_weight: float = 0.0          # weight of cross-entropy on a right response of each tree; 0: preferences only
     pref_lr: float = 2e-4            # of LoRA; the 8B model of the paper wants about 1e-6
@@ -260,7 +260,7 @@ def check_loss(name):
 
 
 def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
-    """Preference optimization of the LoRA layers on PairedTrees (docs/method.md, 2d).
+    """Preference optimization of the LoRA layers on PairedTrees (docs/method.md, 2d); the list is shuffled.
 
     Returns a list with one record an update: loss, accuracy (share of pairs whose chosen fragment is ahead), margin
     (nats times beta) and the cross-entropy of right responses. Raises TrainingError when the loss is no number.
@@ -271,7 +271,7 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
         rng.shuffle(trees)
         updates += [trees[i:i + cfg.pref_batch] for i in range(0, len(trees), cfg.pref_batch)]
     optimizer = torch.optim.AdamW(lora_parameters(model), lr=cfg.pref_lr, weight_decay=0.0)
-    reference, log, micro_tokens = {}, [], cfg.pref_micro_tokens
+    reference, log, micro_tokens = {}, [], cfg.pref_micro_tokens      # reference: id(tree) -> its segments' log-probabilities
 
     @torch.no_grad()
     def score(micro_tokens):

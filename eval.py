@@ -156,8 +156,8 @@ class Prompts:
 
 
 ROOM = 32              # nodes for which a batch has places, beyond those that there are
-CALL_COSTS = 3000      # overhead of an attention call on a CPU, measured, where a query costs 1 and reading keys 7 per place. On
-                       # other devices 100 times as much, not measured
+CALL_COSTS = 3000      # overhead of an attention call on a CPU, where a query costs 1 for each place that it may attend to, and reading a
+                       # place 7 (measured). On other devices 100 times as much (a guess)
 
 
 class Rows:
@@ -255,7 +255,7 @@ def chunks(prompts, index, widths, max_tokens):
         start = stop
 
 
-GUESSES = 6     # tokens that go through the model with a sampled one, in the hope that they come next
+GUESSES = 6     # most tokens that go through the model with a sampled one, in the hope that they come next (docs/speed.md: 2, 4, 6, 8)
 
 
 def sample_tokens(model, states, numbers, sizes, temperature):
@@ -340,7 +340,7 @@ def decode_task(prompts, i, prefix, max_new, stop_id, copies=1, seed=None):
     tree, left = prompts.written[i], max_new - len(prefix)
     if len(tree.ids) - prompts.drafted[i] > 2 * max_new:
         prompts.forget(i)
-    leaf, guessed = tree.follow(prefix)[-1], set()      # guessed: no copy has come there yet; as many as one copy may have tokens
+    leaf, guessed = tree.follow(prefix)[-1], set()      # guessed: where no copy has come yet; at most one copy's tokens
     numbers = torch.zeros(left, copies) if seed is None else torch.rand(max_new, copies, generator=torch.Generator().manual_seed(seed))
     out, ready = [([], []) for _ in range(copies)], [(copy, leaf) for copy in range(copies)]
     depth, uniform = lambda node: tree.depth[node] - tree.depth[leaf], numbers.tolist()

@@ -5,7 +5,7 @@
         --batch_tokens 16384 --out out/mine
 
 The stages of docs/method.md in the order in which they happen; each is explained in its own file. Everything goes to `--out`:
-config.json, data/, warmup/, iter1/, iter2/, ..., metrics.jsonl, report.html and final/ (a checkpoint that transformers
+config.json, data/, base/ (its scores), warmup/, iter1/, iter2/, ..., metrics.jsonl, report.html and final/ (a checkpoint that transformers
 loads). A stage writes into a temporary folder that is renamed once complete: a folder that exists is finished, so the
 same command resumes an interrupted run, and it ends with the same numbers.
 """
@@ -34,7 +34,7 @@ from mcts import Node, SearchConfig, Tree, check_samples, check_search, preferen
 from sft import (TOKENS, SFTConfig, add_lora, check_at_least_one, check_training, context_length, fingerprint, load_lora, load_model,
                  load_training_set, merge_lora, perplexities, run, save_lora, save_model, split_too_long, unmerge_lora, warm_up)
 
-VALUE_ERRORS = ("wrong value", "wrong type", "missing parameter", "unexpected parameter")
+PARAMETER_ERRORS = ("wrong value", "wrong type", "missing parameter", "unexpected parameter")
 
 
 @dataclass
@@ -49,7 +49,8 @@ class LoopConfig(SFTConfig):
     reach: float | None = None       # samples whose target calls are less probable are picked last; 0: off (the paper); default
                                      # 0.05 in the simulated world, 0 with --data: long targets are improbable anyway
     remember: int = 2                # earlier rounds whose pairs each round trains on again (the paper: none)
-    replay: float = 0.0              # training samples per tree whose targets are trained on beside the trees
+    replay: float = 0.0              # training samples per tree whose targets are trained on beside the trees, with --sft_weight; not
+                                     # the replay buffer, which is --buffer
     n_test: int = 1000               # held-out samples to score every model on
     eval_split: str = "test"         # test, or val to try settings out
     test_share: float = 0.2          # with --data: share of its samples that is held out for scoring
@@ -77,9 +78,11 @@ def complexity(model, tokenizer, samples, reach=0.0, progress=True):
     rule, for a model that is right on most samples. Text targets are exempt: many texts are right.
     """
     h = perplexities(model, tokenizer, samples, progress=progress)
+    if not reach:
+        return h
     logp = -np.log(h) * [len(synth.target_ids(tokenizer, sample)) for sample in samples]
     called = np.array([sample.calls is not None for sample in samples])
-    return np.where(called & (logp < np.log(reach)), logp, h) if reach else h     # logp is at most 0, h at least 1
+    return np.where(called & (logp < np.log(reach)), logp, h)     # logp is at most 0, h at least 1
 
 
 def pick_complex(model, tokenizer, buffer, share, hardness=complexity):
@@ -292,7 +295,7 @@ def print_table(out, iters):
           f"{'parameter errors':>17s} {'minutes':>8s}")
     for row in rows:
         low, high = interval(round(row["accuracy"] * row["n"] / 100), row["n"])
-        errors = sum(row["errors"].get(kind, 0) for kind in VALUE_ERRORS)
+        errors = sum(row["errors"].get(kind, 0) for kind in PARAMETER_ERRORS)
         print(f"{row['model']:10s} {row['accuracy']:7.1f}% {f'[{low:.1f}, {high:.1f}]':>15s} {percent_text(row['easy']):>6s} "
               f"{percent_text(row['medium']):>7s} {percent_text(row['hard']):>6s} {errors:17d} {row['seconds'] / 60:8.1f}")
     for text in filter(None, (gain(out, iters, level) for level in (None, "hard"))):

@@ -43,7 +43,7 @@ class SearchConfig(PairConfig):
     simulations: int = 6             # a tree; the released script: 5, the ancestor: 64
     k: int = 3                       # steps sampled at a node, as in the released script
     temperature: float = 1.0         # of the sampled steps and rollouts; the released script: 1.5
-    depth: int = 12                  # steps; at this depth the rest of the response is one step (the paper: 3)
+    depth: int = 12                  # steps; at this depth the rest of the response is one step (the released script: 3)
     c_puct: float = 1.0              # weight of the prior against Q in the selection
     length_power: float = 1.25       # prior = exp(sum log p / length^power), the ancestor's
     discount: float = 1.0            # gamma, of V in the backup
@@ -55,18 +55,18 @@ class SearchConfig(PairConfig):
 
 @dataclass
 class Node:
-    """One step of a tree. Node 0 is the empty response."""
+    """A step a from its parent's state s, and the state s' that it leads to. Node 0 is the empty response."""
     parent: int                      # index in the tree's list; -1 for the root
     ids: list                        # token ids of the step
     text: str
-    prior: float = 1.0               # p(a|s), normalized by length
-    visits: int = 0                  # N(s)
-    q: float = 0.0                   # Q(parent, step) = r + gamma * V
-    r: float = 0.0                   # R(s') - R(s)
-    reward: float = 0.0              # R(s) = O(s) + C(s)
+    prior: float = 1.0               # p(a|s), normalized by length; -1 until `evaluate_children` has asked for it
+    visits: int = 0                  # N(s,a) = N(s')
+    q: float = 0.0                   # Q(s,a) = r + gamma * V(s')
+    r: float = 0.0                   # r(s,a) = R(s') - R(s), the step's reward
+    reward: float = 0.0              # R(s') = O + C
     outcome: float = 0.0             # O: of the finished response, or the mean of its rollouts
     grade: float = 0.0               # C: self-evaluation, times its weight
-    value: float = 0.0               # V(s) = sum N Q / sum N over its children
+    value: float = 0.0               # V(s') = sum N Q / sum N over its children
     final: bool = False              # the response ends here
     closed: bool = False             # nothing below is left to expand
     expanded: bool = False
@@ -226,10 +226,10 @@ def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     def next_trees(max_tokens):
         n, bar.n = fitting([sizes[i] for i in order], max_tokens), len(found) * cfg.simulations
         trees = {i: Tree(samples[i], prompts[i], [Node(-1, [], "")]) for i in order[:n]}
-        right = [synth.target_ids(tokenizer, tree.sample) for tree in trees.values()]
-        drafts = [ids[:cfg.max_new] for ids in right]      # fewer passes, the same samples
+        targets = [synth.target_ids(tokenizer, tree.sample) for tree in trees.values()]
+        drafts = [ids[:cfg.max_new] for ids in targets]      # fewer passes, the same samples
         known = Prompts(model, [tree.prompt for tree in trees.values()], drafts)
-        run_tasks(known, [(place, grow(tree, known, place, right[place], tokenizer, cfg, (seed, i), bar))
+        run_tasks(known, [(place, grow(tree, known, place, targets[place], tokenizer, cfg, (seed, i), bar))
                           for place, (i, tree) in enumerate(trees.items())], cfg.temperature)
         return trees
 
@@ -268,17 +268,17 @@ def tokens_in_flight(prompt, tokenizer, cfg):
     return len(prompt) + (cfg.k + 4) * cfg.max_new + (cfg.k + 1) * len(synth.grade_ids(tokenizer)[0])
 
 
-def grow(tree, prompts, place, right, tokenizer, cfg, seed, bar):
+def grow(tree, prompts, place, target, tokenizer, cfg, seed, bar):
     """One tree's simulations, as a generator: it yields model queries (`decode_task`: sample k continuations; `score_task`: probabilities of
-    given tokens), and `eval.run_tasks` answers those of all trees in one pass. place: its prompt's index; right: target token ids;
+    given tokens), and `eval.run_tasks` answers those of all trees in one pass. place: its prompt's index; target: token ids;
     seed: integers."""
     stop_id, grading = stop_token(tokenizer), synth.grade_ids(tokenizer)
-    due = cut_steps(tokenizer, right, stop_id)
+    due = cut_steps(tokenizer, target, stop_id)
     for simulation in range(cfg.simulations):
         if not tree.nodes[0].closed:
             leaf = select(tree, cfg.c_puct)
-            number = hash((*seed, simulation)) % 2 ** 63
-            responses = yield from decode_task(prompts, place, tree.so_far(leaf), cfg.max_new, stop_id, cfg.k, number)
+            draws = hash((*seed, simulation)) % 2 ** 63     # a seed: not negative; integers hash alike in every process
+            responses = yield from decode_task(prompts, place, tree.so_far(leaf), cfg.max_new, stop_id, cfg.k, draws)
             children = expand(tree, leaf, responses, due, tokenizer, cfg, stop_id)
             yield from evaluate_children(tree, leaf, children, prompts, place, grading, cfg, stop_id)
             backup(tree, leaf, cfg.discount)
@@ -287,7 +287,8 @@ def grow(tree, prompts, place, right, tokenizer, cfg, seed, bar):
 
 def expand(tree, leaf, responses, due, tokenizer, cfg, stop_id):
     """Children of a leaf from k continuations sampled to their end: the first step of each is a child, the rest its
-    rollout; alike steps are one child with several rollouts. due: the target's steps. Returns the children's indices.
+    rollout; alike steps are one child with several rollouts. responses: (ids, logps) of each continuation; due: the target's steps. Returns
+    the children's indices.
     """
     before, path, found = tree.so_far(leaf), tree.path(leaf), {}
     for ids, logps in responses:
@@ -300,7 +301,8 @@ def expand(tree, leaf, responses, due, tokenizer, cfg, stop_id):
         tree.hits += leaf == 0 and right
         tree.right = tree.right or (before + ids if right else [])
         found.setdefault(tuple(step), []).append((outcome, sum(logps[:len(step)])))
-    if cfg.target_step and [tree.nodes[c].ids for c in path] == due[:len(path)] and len(path) < len(due):
+    on_target = [tree.nodes[c].ids for c in path] == due[:len(path)] and len(path) < len(due)
+    if cfg.target_step and on_target:
         step = due[len(path)] if len(path) + 1 < cfg.depth else [t for s in due[len(path):] for t in s]
         # what follows the target's own steps is the target
         found.setdefault(tuple(step), []).append((outcome_of(tree.sample, tree.sample.target, True, cfg)[0], None))
@@ -329,7 +331,7 @@ def outcome_of(sample, text, ended, cfg):
 
 
 def evaluate_children(tree, leaf, children, prompts, place, grading, cfg, stop_id):
-    """A task: R(s) = O(s) + C(s) of a leaf's new children, their r (difference to the leaf's R), and priors that sampling did not give.
+    """A task (`eval.run_tasks`): R(s) = O(s) + C(s) of a leaf's new children, their r (difference to the leaf's R), and priors that sampling did not give.
 
     C is the expected grade from 0 (poor) to 1 (excellent) that the policy gives the response so far, times its weight.
     All children are scored in one token tree: a shared path, then each child's step and the question. grading: `synth.grade_ids`.
@@ -342,7 +344,8 @@ def evaluate_children(tree, leaf, children, prompts, place, grading, cfg, stop_i
             learned += [(node, "prior")] * (node.prior < 0)
         if cfg.self_eval:
             ended = node.ids[-1] == stop_id and stop_id in question      # the question begins with the end of the turn
-            asked += [(question[question.index(stop_id) + 1 if ended else 0:], len(asked) - 1, False), (grade_ids[:1], len(asked), True)]
+            asked.append((question[question.index(stop_id) + 1 if ended else 0:], len(asked) - 1, False))
+            asked.append((grade_ids[:1], len(asked) - 1, True))
             learned.append((node, "grade"))
     found = (yield from score_task(prompts, place, asked, grade_ids)) if learned else ()
     for (node, what), (logps, shares) in zip(learned, found):

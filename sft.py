@@ -437,7 +437,8 @@ def load_lora(model, folder):
 
 
 # A tree is a list of segments (ids, parent, learned): token ids, the index of the segment that they continue (-1: none),
-# and whether a loss or a score needs their log-probabilities. Parents come before their children.
+# and whether a loss or a score needs their log-probabilities, which a root's first token, with nothing in front of it, has not. Parents
+# come before their children.
 
 
 def sample_tree(tokenizer, sample):
@@ -619,7 +620,7 @@ CURRICULA = {"easy-to-hard": synth.LEVELS, "hard-to-easy": synth.LEVELS[::-1], "
 @dataclass
 class SFTConfig:
     model: str = "base"              # path or hub name of a causal language model
-    data: str = ""                   # JSON lines (ours) or JSON (ToolACE's); none: the simulated world's training set
+    data: str = ""                   # JSON lines or a JSON list, ours, OpenAI's or ToolACE's; none: the simulated world's training set
     n: int = 800                     # training samples to make when there is no --data
     talk: bool = True                # small talk around the simulated world's requests, seldom in training: a habit to repair
     out: str = "out/sft"             # folder for the adapter and the merged checkpoint
@@ -670,7 +671,8 @@ def curriculum_updates(samples, trees, cfg, rng):
             rng.shuffle(part)
             for tree in part:
                 if tokens >= cfg.batch_tokens:
-                    updates, tokens = [*updates, []], 0
+                    updates.append([])
+                    tokens = 0
                 updates[-1].append(tree)
                 tokens += tree_tokens(tree)
     return updates
@@ -752,7 +754,7 @@ def main(argv=None):
     samples = load_training_set(cfg, tokenizer, model)
     torch.manual_seed(cfg.seed)
     add_lora(model, cfg.rank, cfg.alpha, cfg.dropout, cfg.targets)
-    before = perplexities(model, tokenizer, samples[:200]).mean()
+    before = perplexities(model, tokenizer, samples[:200]).mean()      # of some, to be quick
     losses = warm_up(model, tokenizer, samples, cfg)
     after = perplexities(model, tokenizer, samples[:200]).mean()
     save_lora(model, cfg.out)

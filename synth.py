@@ -258,7 +258,8 @@ PARAPHRASES = {word: phrases.split("|") for word, phrases in PARAPHRASES.items()
 
 @dataclass
 class Param:
-    """One parameter. `kind` says which values it takes and how queries say them; `cue` places a value (~)."""
+    """One parameter. `kind` says which values it takes and how queries say them: int, float, money, bool, date, time, a key of UNITS or
+    POOLS, enum(a,b), list(kind), id(thing), object(key=kind,...). `cue` places a value (~)."""
     name: str
     kind: str
     description: str
@@ -1745,7 +1746,7 @@ def make_samples(n, split, seed=0, talk=True):
     return samples
 
 # ---------------------------------------------------------------------------------------------
-# Files: our JSON lines, and ToolACE's layout
+# Files: our JSON lines, ToolACE's layout and OpenAI's
 # ---------------------------------------------------------------------------------------------
 
 class DataError(ValueError):
@@ -1897,7 +1898,7 @@ def each_answer(messages, name, **fields):
 
 def from_record(record, name):
     """Samples of one record: one in our layout; in ToolACE's (whose instructions around the tools are replaced by ours) and in OpenAI's
-    fine-tuning layout (tools, messages), one for each answer of the assistant."""
+    fine-tuning layout (tools, messages), one for each answer of the assistant. Raises ValueError or AnswerError, a kind of it."""
     if not isinstance(record, dict):
         raise ValueError("not an object")
     if "conversations" in record:
@@ -1934,7 +1935,7 @@ def from_record(record, name):
 
 
 def read_samples(path, skip_bad=False):
-    """Samples of a JSON or JSON lines file in our layout or ToolACE's.
+    """Samples of a JSON or JSON lines file in our layout, ToolACE's or OpenAI's.
 
     A record that cannot be used raises DataError with file and line (or number in the list); with skip_bad it is
     counted and left out. Published data has a few answers that are not in call syntax (7 of 322 in a sample of

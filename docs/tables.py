@@ -182,7 +182,7 @@ def deficiency(lines, folder):
 
 
 def parameter_errors(errors):
-    return sum(errors.get(kind, 0) for kind in loop.VALUE_ERRORS)
+    return sum(errors.get(kind, 0) for kind in loop.PARAMETER_ERRORS)
 
 
 def curriculum(lines, folder):

@@ -290,7 +290,7 @@ TARGET = [alarm(label="Wake up, Ann", days=["Mon", "Tue"], place={"room": "Den",
     ({"songs": [{"title": "Yesterday"}]}, "wrong value"),
     ({"songs": ["Hey-Jude"]}, "wrong type"),
 ])
-def test_values(change, error):
+def test_a_value_is_right_by_bfcls_rules(change, error):
     calls = [TARGET[0]._replace(args=TARGET[0].args | change), TARGET[1]]
     answers = answers_from(TARGET, TOOLS)
     assert check_calls(calls, answers, TOOLS) == check_calls(calls[::-1], answers, TOOLS) == error
@@ -312,7 +312,7 @@ def test_values(change, error):
     # The closest of the calls that are left says what is wrong.
     ([Call("Get Time", {}), alarm(label="z")], [alarm(label="x"), Call("Get Time", {})], "wrong value"),
 ])
-def test_error_kinds(calls, target, error):
+def test_each_wrong_call_has_its_error_kind(calls, target, error):
     assert check_calls(calls, answers_from(target, TOOLS), TOOLS) == error
     assert (score_fraction(calls, target, TOOLS) == 1) == (error is None)
 
@@ -379,7 +379,7 @@ def test_targets_that_their_schema_forbids_are_refused():
     ("[f(a=" + "[" * 10_000, None), ("[f(a=" + "-" * 100_000 + "1)]", None), ("[f(a=" + "9" * 5000 + ")]", None),
     ("[f(a='\x00')]", None), ("[f(a='\ud800')]", None), ("[f(a=" + "1+" * 20_000 + "1)]", None),
 ])
-def test_decoding(text, calls):
+def test_answers_are_read_as_bfcl_reads_them(text, calls):
     decoded = decode_bfcl(text)
     assert repr(decoded) == repr(calls and [Call(*call) for call in calls] if calls is not None else None)
 

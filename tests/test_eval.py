@@ -395,7 +395,7 @@ TEXT = due(synth.NO_TOOL)
     (TEXT, "<think>\nThe user wants", "unparseable"),
     (TEXT, "<think>\nNone fits.</think>\n\nNone fits.", None),
 ])
-def test_judge(sample, response, error):
+def test_a_response_is_right_or_has_one_error_kind(sample, response, error):
     assert judge(sample, response) == error and (error is None or error in ERROR_KINDS)
     outcome = graded_outcome(sample, response)
     assert -1 <= outcome <= 1 and (outcome == 1) == (error is None)

@@ -227,7 +227,7 @@ def test_other_weights_under_the_same_name_are_refused(finished, tmp_path):
 @pytest.mark.parametrize("flag, value", [("--iters", "0"), ("--n", "-3"), ("--k", "0"), ("--pick", "0"), ("--temperature", "0"),
                                          ("--rank", "0"), ("--reach", "2"), ("--eval_split", "train"), ("--loss", "simp"),
                                          ("--outcome", "x"), ("--curriculum", "x"), ("--remember", "-1"), ("--unseen", "1")])
-def test_sizes_that_no_run_can_have(checkpoint, tmp_path, flag, value):
+def test_impossible_sizes_are_refused_before_a_folder_is_made(checkpoint, tmp_path, flag, value):
     with pytest.raises(ValueError, match=flag):
         loop.main(arguments(checkpoint, tmp_path / "run", flag, value))
     assert not (tmp_path / "run").exists()

@@ -148,7 +148,7 @@ def test_a_layer_that_adds_nothing_keeps_no_copy(model):
     assert torch.equal(logits(model), plain) and not any(layer.unmerged is not None for layer in lora_layers(model).values())
 
 
-def test_reset(model):
+def test_reset_restores_the_base_and_draws_a_new_adapter(model):
     plain = logits(model)
     shake(add_lora(model, rank=4, alpha=8))
     old = [p.clone() for p in lora_parameters(model)]
@@ -227,7 +227,7 @@ def test_load_leaves_a_plain_model_plain_when_it_fails(tmp_path):
         load_lora(plain, tmp_path)
 
 
-def test_targets(model, kind):
+def test_only_layers_that_match_are_adapted(model, kind):
     head = model.get_output_embeddings()
     pattern, count = (r"h\.1\.mlp", 2) if kind == "gpt2" else (r"layers\.1\.mlp", 3)
     add_lora(model, targets=pattern)
