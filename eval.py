@@ -29,7 +29,7 @@ from tqdm import tqdm
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import synth
-from sft import (CACHE, additive, apply_head, autocast, check_at_least_one, context_length, count_tokens, fitting, lay_out,
+from sft import (CACHE, additive, apply_head, autocast, check_at_least_one, check_numbers, context_length, count_tokens, fitting, lay_out,
                  like_lengths, load_model, logits_at_once, run, tree_tokens, within_memory)
 from synth import Call
 
@@ -276,7 +276,8 @@ def sample_tokens(model, states, numbers, sizes, temperature):
             low, high = torch.minimum(drawn, below.where(chosen > 0, 0)), torch.maximum(drawn, above)     # rounding must not exclude it
         else:
             chosen, low, high = logits.argmax(-1, keepdim=True).expand_as(drawn), torch.zeros_like(drawn), torch.ones_like(drawn)
-        found += map(list, map(zip, *(x.tolist() for x in (low, high, chosen, shares.gather(-1, chosen).log()))))
+        check_numbers(logps := shares.gather(-1, chosen).log())
+        found += map(list, map(zip, *(x.tolist() for x in (low, high, chosen, logps))))
     found = iter(found)
     return [list(itertools.islice(found, size)) for size in sizes]
 
@@ -791,8 +792,9 @@ OTHER_CALLS = r"<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]"      # call formats
 def judge(sample, response):
     """A response (text) to one of our samples -> None when right, else one of ERROR_KINDS.
 
-    Where the target is text, any text that calls nothing is right, as in BFCL's irrelevance: what it says is not judged. But a
-    response that begins with [ has to be a list of calls. The target's own calls are right whatever BFCL's rules make of their types.
+    Where the target is text, any text that calls nothing is right, as in BFCL's irrelevance, and like there a call without brackets is
+    one: what it says is not judged. But a response that begins with [ has to be a list of calls. The target's own calls are right
+    whatever BFCL's rules make of their types.
     """
     response, target = response.strip(), sample.calls
     try:
@@ -801,7 +803,8 @@ def judge(sample, response):
         return "unparseable"
     if target is None:
         names = "|".join(re.escape(tool["name"]) for tool in sample.tools)
-        called = calls or re.search(rf'(?<!\w)({names})\(|"name"\s*:\s*"({names})"|{OTHER_CALLS}', response)      # in prose too
+        in_prose = rf'(?<!\w)({names})\(|"name"\s*:\s*"({names})"|{OTHER_CALLS}'
+        called = calls or decode_bfcl(response) or re.search(in_prose, response)
         unfinished = not response or "<think>" in response and "</think>" not in response
         return "call where none was due" if called else "unparseable" if unfinished else None
     if same_calls(calls, target, sample.tools):

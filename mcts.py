@@ -65,6 +65,7 @@ class Node:
     r: float = 0.0                   # r(s,a) = R(s') - R(s), the step's reward
     reward: float = 0.0              # R(s') = O + C
     outcome: float = 0.0             # O: of the finished response, or the mean of its rollouts
+    sampled: int = 0                 # rollouts that the policy has sampled, the target's own not among them
     grade: float = 0.0               # C: self-evaluation, times its weight
     value: float = 0.0               # V(s') = sum N Q / sum N over its children
     final: bool = False              # the response ends here
@@ -127,7 +128,7 @@ def step_ends(text):
                 continue
             if c == "]":                       # `)]` ends the response
                 yield i + 1
-        if c in "\"'" and depth >= 2:
+        if c in "\"'" and depth >= 2 and not text[i - 1].isalnum():      # user's=1 is a name
             quote = c
         elif c in "([{":
             depth += 1
@@ -214,8 +215,9 @@ def check_pairs(cfg):
 def search(model, tokenizer, samples, cfg, seed=0, progress=True):
     """One finished tree a sample (docs/method.md, 2b), in the order of the samples.
 
-    As many trees are in flight as `max_tokens_in_flight` allows, grouped by prompt length. What a tree samples
-    depends only on the seed and its index, not on the trees searched with it (up to rounding).
+    A response ends with its turn's token alone (`eval.answer` also ends it where the checkpoint has others). As many trees are in
+    flight as `max_tokens_in_flight` allows, grouped by prompt length. What a tree samples depends only on the seed and its index,
+    not on the trees searched with it (up to rounding).
     """
     check_search(cfg)
     prompts = [synth.prompt_ids(tokenizer, s) for s in samples]
@@ -311,7 +313,7 @@ def expand(tree, leaf, responses, due, tokenizer, cfg, stop_id):
         outcome = sum(o for o, _ in rollouts) / len(rollouts)
         logp = next((p for _, p in rollouts if p is not None), None)
         node = Node(leaf, list(step), response_text(tokenizer, list(step), stop_id), outcome=outcome,
-                    final=step[-1] == stop_id or len(before) + len(step) >= cfg.max_new)
+                    sampled=sum(p is not None for _, p in rollouts), final=step[-1] == stop_id or len(before) + len(step) >= cfg.max_new)
         node.closed = node.final
         node.prior = -1.0 if logp is None else math.exp(logp / len(step) ** cfg.length_power)
         tree.nodes.append(node)
@@ -331,7 +333,8 @@ def outcome_of(sample, text, ended, cfg):
 
 
 def evaluate_children(tree, leaf, children, prompts, place, grading, cfg, stop_id):
-    """A task (`eval.run_tasks`): R(s) = O(s) + C(s) of a leaf's new children, their r (difference to the leaf's R), and priors that sampling did not give.
+    """A task (`eval.run_tasks`): R(s) = O(s) + C(s) of a leaf's new children, their r (difference to the leaf's R), and priors that
+    sampling did not give.
 
     C is the expected grade from 0 (poor) to 1 (excellent) that the policy gives the response so far, times its weight.
     All children are scored in one token tree: a shared path, then each child's step and the question. grading: `synth.grade_ids`.

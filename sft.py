@@ -575,9 +575,15 @@ def fitting(lengths, max_tokens):
     return n
 
 
+def check_numbers(logps):
+    """Raises ModelError for log-probabilities (tensor) that are nan."""
+    if logps.isnan().any():
+        raise ModelError("the model's probabilities are not numbers (nan): its weights are broken, or overflow in their dtype")
+
+
 @torch.no_grad()
 def perplexities(model, tokenizer, samples, max_tokens=8192, progress=False):
-    """(samples,) h = exp(-(1/n) sum_t log p(y_t | q, T, y_<t)) of each target under the policy (docs/method.md, 2a)."""
+    """(samples,) h = exp(-(1/n) sum_t log p(y_t | q, T, y_<t)) of each target under the policy (docs/method.md, 2a); at most exp(50)."""
     model.eval()
     trees, found = [sample_tree(tokenizer, s) for s in samples], np.zeros(len(samples))
 
@@ -586,6 +592,7 @@ def perplexities(model, tokenizer, samples, max_tokens=8192, progress=False):
                          leave=False):
             batch = lay_out([[trees[i]] for i in part], tokenizer.pad_token_id).to(model.device)
             logps = segment_sum(batch, learned_logps(model, batch))
+            check_numbers(logps)
             found[part] = [math.exp(min(50.0, -logp / len(trees[i][1][0]))) for i, logp in zip(part, logps.tolist())]
     within_memory(score, max_tokens)
     count_tokens("scored", sum(map(tree_tokens, trees)))
@@ -715,10 +722,11 @@ def warm_up(model, tokenizer, samples, cfg, progress=True):
 
 
 def step_or_stop(optimizer, loss, step, max_norm=1.0):
-    """Clip the gradient and update; raises TrainingError instead when the loss is no longer a number."""
-    if not math.isfinite(loss):
-        raise TrainingError(f"the loss is {loss} at step {step}: stopped before the update; try a lower learning rate")
-    nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_norm)
+    """Clip the gradient and update; raises TrainingError instead when the loss or the gradient is no longer finite."""
+    norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], max_norm).item()
+    for name, value in (("loss", loss), ("gradient's norm", norm)):
+        if not math.isfinite(value):
+            raise TrainingError(f"the {name} is {value} at step {step}: stopped before the update; try a lower learning rate")
     optimizer.step()
 
 

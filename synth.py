@@ -93,9 +93,10 @@ def format_value(value, depth=0):
 def parse_calls(text):
     """Text -> list of Call; `[]` is no call. Time is linear in the text, and nothing is ever evaluated.
 
-    Values are Python's literals (JSON's true, false, null too): numbers, strings in either quote with Python's
+    Values are Python's literals (JSON's true, false, null too): decimal numbers, strings in either quote with Python's
     escapes, lists, tuples, dicts with scalar keys. Stricter than Python where a reader would be left to guess:
-    a parameter or key given twice, a value without its parameter's name, bare words and `\\ud83d` are errors.
+    a parameter or key given twice, a value without its parameter's name, bare words and `\\ud83d` are errors; so are Python's rarer
+    forms (0x1f, 1_000, +5, triple quotes, strings side by side).
     Raises CallSyntaxError, and nothing else, for any other text.
     """
     reader = _Reader(text)

@@ -262,9 +262,9 @@ def joined(flat, tokenizer, length_power):
     step minus that of its parent, like r in the search; nothing is backed up. A step's prior is its share among its
     siblings, with the length normalization of the search."""
     tree = replace(flat, nodes=[Node(-1, [], "")])
-    stop_id, times, place = stop_token(tokenizer), Counter(text for text, _ in flat.finished), {(): 0}
+    stop_id, place = stop_token(tokenizer), {(): 0}
     for response in flat.nodes[1:]:
-        path, weight = (), max(1, times[response.text])      # the target counts once where it was not sampled
+        path, weight = (), max(1, response.sampled)      # the target counts once where it was not sampled
         for step in cut_steps(tokenizer, response.ids, stop_id):
             parent, path = place[path], (*path, *step)
             if path not in place:
@@ -456,15 +456,23 @@ def preferred(model, tokenizer, trees):
     return {"pairs": len(gaps), "preferred": 100 * float(np.mean(np.array(gaps) > 0)), "nats": float(np.median(gaps))}
 
 
+def request(sample):
+    """A training sample's words, digits alike and without small talk: the near-duplicates of `synth.make_samples` have the same."""
+    words, phrasing = " ".join(m["content"] for m in sample.messages), synth.PHRASINGS["train"]
+    for sentence in (*phrasing.ahead, *phrasing.behind):
+        words = words.replace(sentence, "")
+    return re.sub(r"\d", "0", " ".join(words.split()).lower())
+
+
 def what_carries_over(run):
     """Each run of experiment 4 on new samples of the training set's own tools, beside the held-out ones that it was scored on;
     and what the first round's pairs have taught, on themselves and on the pairs of as many new samples."""
     cfg, search_cfg, _ = run.configs
     model, tokenizer = run.load(run.warm / "warmup")
-    known = {(s.target, s.messages[-1]["content"]) for s in same(run, model, tokenizer) + fresh(run, model, tokenizer)}
+    known = set(map(request, same(run, model, tokenizer) + fresh(run, model, tokenizer)))
     limit = context_length(model, cfg.max_tokens, room=max(MAX_NEW, room_for(tokenizer, search_cfg)))
     drawn, _ = split_too_long(tokenizer, synth.make_samples(cfg.n_test, "train", 30_000 + cfg.seed, cfg.unseen_talk), limit)
-    new = [s for s in drawn if (s.target, s.messages[-1]["content"]) not in known]
+    new = [s for s in drawn if request(s) not in known]
     home, correct = run.warm.parent, {}
 
     def last(name):

@@ -22,7 +22,8 @@ SCENARIOS = {"single": "c", "select": "c", "chain": "t", "followup": "t", "paral
 
 
 def cost(tokens):
-    """Forward passes of one token: backward costs two more, so a trained token counts three; decoded and scored one."""
+    """Forward passes of one token, where a prefix that responses share is decoded for each anew: backward costs two more, so a trained token
+    counts three; decoded and scored one."""
     return 3 * tokens["trained"] + tokens["decoded"] + tokens["scored"]
 
 

@@ -198,6 +198,15 @@ def test_nothing_is_guessed_beyond_the_context():
     assert ids == [7] * 24
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_whose_probabilities_are_no_numbers_is_refused(qwen2, prompts, temperature):
+    """Sampling from it would never end."""
+    with torch.no_grad():
+        qwen2.model.norm.weight[0] = float("nan")
+    with pytest.raises(sft.ModelError, match="probabilities are not numbers"):
+        decode(Prompts(qwen2, prompts), [0], [[]], 6, NO_STOP, temperature=temperature, seeds=[0])
+
+
 def test_a_guess_is_what_followed_before():
     tree = Written(1)
     assert tree.follow([2, 3, 4, 5, 6]) == [0, 1, 2, 3, 4, 5]
@@ -385,6 +394,7 @@ TEXT = due(synth.NO_TOOL)
     (TEXT, "", "unparseable"),
     (TEXT, "[stop()]", "call where none was due"),
     (TEXT, "Sure: stop()", "call where none was due"),
+    (TEXT, 'get_weather(city="Rome")', "call where none was due"),      # without brackets, of no tool that there is
     (TEXT, "Stop (or not).", None),
     (TEXT, "Please tell me the file(s) to nonstop(ly) play.", None),
     (TEXT, "[stop(", "unparseable"),

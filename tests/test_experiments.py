@@ -422,10 +422,10 @@ def test_typos_spare_what_the_target_copies():
 def test_independent_responses_become_a_tree_of_steps(tokenizer):
     """Two responses that share a call's name part at its value; the better value is chosen, the names are no pair."""
     encode = lambda text: tokenizer(text + "<|end|>", add_special_tokens=False)["input_ids"]
-    texts = {'[f(a=1)]': 1.0, '[f(a=2)]': 0.0, '[g(a=2)]': -1.0}
-    nodes = [Node(-1, [], "", children=[1, 2, 3])] + [Node(0, encode(text), text, outcome=o, final=True) for text, o in texts.items()]
+    texts = {'[f(a=1)]': 1.0, '[f(a=2)]': 0.0, '[g(a=2)]': -1.0}      # the first is sampled twice
+    nodes = [Node(-1, [], "", children=[1, 2, 3])] + [Node(0, encode(text), text, outcome=o, sampled=1 + (o == 1), final=True) for text, o in texts.items()]
     sample = synth.Sample("x", [], [], "")
-    flat = Tree(sample, [1, 2], nodes, finished=[('[f(a=1)]', True), ('[f(a=1)]', True), ('[f(a=2)]', False), ('[g(a=2)]', False)])
+    flat = Tree(sample, [1, 2], nodes)
     tree, steps = experiments.joined(flat, tokenizer, 1.25), lambda node: len(node.ids) ** 1.25
     shared = [n for n, node in enumerate(tree.nodes) if len(node.children) == 2]
     pairs = {(tree.nodes[c].text, tree.nodes[r].text) for c, r in preference_pairs(tree, SearchConfig(near=0))}
@@ -444,6 +444,14 @@ def test_independent_responses_become_a_tree_of_steps(tokenizer):
 def test_mistakes_get_a_line(tmp_path, more, says):
     with pytest.raises(ValueError, match=says):
         experiments.main([*here(tmp_path), *more])
+
+
+def test_a_request_is_known_again_with_other_small_talk():
+    """What carries over is measured on requests that training had not, whatever is said around them."""
+    plain, talked = (synth.make_samples(200, "train", 5, talk) for talk in (False, synth.OFTEN))
+    assert sum(a.messages != b.messages for a, b in zip(plain, talked)) > 100
+    assert list(map(experiments.request, plain)) == list(map(experiments.request, talked))
+    assert len(set(map(experiments.request, plain))) == 200
 
 
 def test_cost_counts_backward_twice():

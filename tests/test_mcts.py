@@ -36,6 +36,7 @@ def text_steps(text):
     ("[f(), g()]", ["[f(", "),", " g(", ")]"]),
     ("[Get Time(zone=1)]", ["[Get Time(", "zone=1)]"]),
     ("[Today's Quiz(a=1, b='x')]", ["[Today's Quiz(", "a=1,", " b='x')]"]),
+    ("[f(user's=1, b='x, y'), g(c=3)]", ["[f(", "user's=1,", " b='x, y'),", " g(", "c=3)]"]),
     ('[f(a="x, y), g(b=1)]", b=2)]', ["[f(", 'a="x, y), g(b=1)]",', " b=2)]"]),
     (r'[f(a="say \"hi, you\"", b="\\", c=1)]', ["[f(", r'a="say \"hi, you\"",', r' b="\\",', " c=1)]"]),
     ("""[f(a='it"s, ', b="it's, ")]""", ["[f(", """a='it"s, ',""", """ b="it's, ")]"""]),

@@ -223,6 +223,23 @@ def test_a_loss_that_is_no_number_stops_before_the_update(qwen2, tokenizer, samp
     assert all(map(torch.equal, before, lora_parameters(qwen2)))
 
 
+@pytest.mark.parametrize("gradient", ["nan", "inf"])
+def test_a_gradient_that_is_no_number_stops_before_the_update(gradient):
+    """The loss may be finite all the same, and after the last update none would tell."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([1.0, float(gradient)])
+    with pytest.raises(TrainingError, match=f"the gradient's norm is {gradient} at step 7"):
+        sft.step_or_stop(torch.optim.AdamW([weight]), 0.5, 7)
+    assert weight.tolist() == [1, 1]
+
+
+def test_perplexities_that_are_no_numbers_are_refused(qwen2, tokenizer, samples):
+    with torch.no_grad():
+        qwen2.model.norm.weight[0] = float("nan")
+    with pytest.raises(ModelError, match="probabilities are not numbers"):
+        sft.perplexities(qwen2, tokenizer, samples[:3])
+
+
 def test_the_learning_rate_rises_then_falls_to_zero():
     factors = [sft.cosine(step, 100, 0.1) for step in range(100)]
     assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)]) and factors[10] == 1
