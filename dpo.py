@@ -240,6 +240,8 @@ def check_preference(cfg):
         raise ValueError(f"--smooth_by_visits is for --loss dpo: {cfg.loss} has no labels to smooth")
     if cfg.sft_weight < 0:
         raise ValueError(f"--sft_weight has to be at least 0 (got {cfg.sft_weight})")
+    if cfg.pref_lr < 0:
+        raise ValueError(f"--pref_lr has to be at least 0 (got {cfg.pref_lr})")
     if not 0 <= cfg.pref_warmup <= 1:
         raise ValueError(f"--pref_warmup is a share from 0 to 1 (got {cfg.pref_warmup})")
     check_loss(cfg.loss)
@@ -357,7 +359,7 @@ def main(argv=None):
     check_preference(cfg)
     check_pairs(pair_cfg)
     check_at_least_one(files, "rank")
-    make_folder(files.out)
+    make_folder(files.out, files.model)
     model, tokenizer = load_model(files.model, files.device)
     grown = read_trees(files.trees)
     for tree in grown:

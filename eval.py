@@ -786,15 +786,12 @@ def _is_huge(op, left, right, limit=10 ** 6):
 # ---------------------------------------------------------------------------------------------
 
 
-OTHER_CALLS = r"<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]"      # call formats that models were taught elsewhere
-
-
 def judge(sample, response):
     """A response (text) to one of our samples -> None when right, else one of ERROR_KINDS.
 
     Where the target is text, any text that calls nothing is right, as in BFCL's irrelevance, and like there a call without brackets is
-    one: what it says is not judged. But a response that begins with [ has to be a list of calls. The target's own calls are right
-    whatever BFCL's rules make of their types.
+    one: what it says is not judged. But a response that begins with [ has to be a list of calls. The target's own calls, and its own
+    text, are right whatever BFCL's rules make of them.
     """
     response, target = response.strip(), sample.calls
     try:
@@ -802,8 +799,10 @@ def judge(sample, response):
     except synth.CallSyntaxError:
         return "unparseable"
     if target is None:
+        if response == sample.target.strip():
+            return None
         names = "|".join(re.escape(tool["name"]) for tool in sample.tools)
-        in_prose = rf'(?<!\w)({names})\(|"name"\s*:\s*"({names})"|{OTHER_CALLS}'
+        in_prose = rf'(?<!\w)({names})\(|"name"\s*:\s*"({names})"|{synth.OTHER_CALLS}'
         called = calls or decode_bfcl(response) or re.search(in_prose, response)
         unfinished = not response or "<think>" in response and "</think>" not in response
         return "call where none was due" if called else "unparseable" if unfinished else None

@@ -151,7 +151,7 @@ def stage(folder):
 MAY_CHANGE = ("out", "iters", "device", "micro_tokens", "pref_micro_tokens", "max_tokens_in_flight")     # from start to start
 
 
-def check_settings(out, configs, weights, template=""):
+def check_settings(out, configs, weights, template="", prepared=False):
     """The settings of a run; compared with config.json where the folder has one. Raises ValueError with what differs.
 
     weights: fingerprint of the base; template: its chat template. Settings in MAY_CHANGE (where, how fast, how many
@@ -166,7 +166,8 @@ def check_settings(out, configs, weights, template=""):
             settings["data_hash"] = digest(Path(configs[0].data).read_bytes())
         except OSError as error:
             raise synth.DataError(f"{configs[0].data}: cannot be read ({error.strerror})") from None
-    others = [p.name for p in out.glob("*") if not re.fullmatch(r"(data|base|warmup|iter\d+)(\.tmp)?|config\.tmp|\..*", p.name)]
+    ours = rf"(data|base|warmup|iter\d+)(\.tmp){'?' * prepared}|config\.tmp|\..*"      # without config.json, no stage is finished
+    others = [p.name for p in out.glob("*") if not re.fullmatch(ours, p.name)]
     if not (out / "config.json").exists():
         if others:
             raise ValueError(f"{out} has other things in it, such as {others[0]}: give a new folder as --out")
@@ -285,7 +286,7 @@ def gain(out, iters, level=None):
     if not before:
         return ""
     low, high = paired_interval(before, after)
-    return f"{level or 'overall'}: {100 * (np.mean(after) - np.mean(before)):+.1f} points, 95% interval [{low:+.1f}, {high:+.1f}]"
+    return f"{level or 'overall'}: {100 * (np.mean(after) - np.mean(before)):+.1f} points, 95% interval [{low:+.1f}, {high:+.1f}] (samples alone: one seed)"
 
 
 def print_table(out, iters):
@@ -344,13 +345,14 @@ td:first-child,th:first-child{{text-align:left}} pre{{overflow-x:auto;font-size:
 # ---------------------------------------------------------------------------------------------
 
 
-def main(argv=None, hardness=None, search=search):
-    """The method. hardness, search: other ways to pick samples and to grow trees, to compare it with."""
+def main(argv=None, hardness=None, search=search, prepared=False):
+    """The method. hardness, search: other ways to pick samples and to grow trees, to compare it with; prepared: --out may have stages
+    that another run has made."""
     cfg, search_cfg, pref_cfg = synth.read_flags(argv, LoopConfig, SearchConfig, DPOConfig)
     check_sizes(cfg, search_cfg, pref_cfg)
     out = Path(cfg.out)
     model, tokenizer = load_model(cfg.model, cfg.device)
-    settings = check_settings(out, (cfg, search_cfg, pref_cfg), fingerprint(model), str(tokenizer.chat_template))
+    settings = check_settings(out, (cfg, search_cfg, pref_cfg), fingerprint(model), str(tokenizer.chat_template), prepared)
     iters = max(cfg.iters, rounds_in(out))
     torch.manual_seed(cfg.seed)
     add_lora(model, cfg.rank, cfg.alpha, cfg.dropout, cfg.targets)     # B is zero: the policy is the base

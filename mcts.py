@@ -201,6 +201,8 @@ def check_search(cfg):
     check_at_least_one(cfg, "simulations", "k", "depth", "max_new")
     if cfg.temperature < 0:
         raise ValueError(f"--temperature is at least 0 (got {cfg.temperature})")
+    if not 0 <= cfg.length_power <= 10:
+        raise ValueError(f"--length_power is from 0 to 10 (got {cfg.length_power})")
     check_pairs(cfg)
 
 

@@ -16,6 +16,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")     # a kernel fo
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -158,21 +160,23 @@ def load_model(path, device="auto"):
     pass); else float32. Raises ModelError.
     """
     device = pick_device(device)
+    path = path if path != "base" or Path(path).exists() else str(Path(__file__).with_name("base"))      # the embedded one, from anywhere
     try:
         # AutoTokenizer would give a Qwen2 model Qwen's own way to cut words, whatever its tokenizer.json says
         generic = get_tokenizer_config(path).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
         tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path)
         config = AutoConfig.from_pretrained(path)
         dtype = "auto" if device.type != "cpu" or bfloat16_pays(config, device) else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(path, config=config, attn_implementation="grouped", dtype=dtype)
+        model, report = AutoModelForCausalLM.from_pretrained(path, config=config, attn_implementation="grouped", dtype=dtype,
+                                                             output_loading_info=True)
     except Exception as error:    # missing folder, broken weights, unknown architecture: one line each
         if (Path(path) / "adapter.json").exists() and not (Path(path) / "config.json").exists():
             raise ModelError(f"{path}: an adapter without its model (a run of loop.py has the last policy whole, in final/)") from None
         raise ModelError(f"{path}: no model could be loaded ({first_line(error)})") from None
     if getattr(model.config, "quantization_config", None):
         raise ModelError(f"{path}: quantized weights cannot be trained here: give the checkpoint in bfloat16")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)     # masked, whatever it is
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{path}: the checkpoint lacks {len(missing)} of the model's weights, such as {missing[0]}")
     try:
         model = model.to(device).eval()
     except RuntimeError as error:
@@ -180,6 +184,12 @@ def load_model(path, device="auto"):
             raise
         raise ModelError(f"{path}: the device's memory cannot hold this model ({first_line(error)})") from None
     check_architecture(model, path)
+    size, known = model.get_input_embeddings().num_embeddings, tokenizer.get_vocab()
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size:
+        known.pop(tokenizer.pad_token, None)
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)     # masked, whatever it is
+    if not tokenizer("a b")["input_ids"] or max(known.values()) >= size:
+        raise ModelError(f"{path}: its tokenizer is not the model's: {len(known)} tokens, for an embedding of {size}")
     return model, tokenizer
 
 
@@ -218,10 +228,14 @@ def fingerprint(model):
     return digest.hexdigest()[:16]
 
 
-def make_folder(path):
-    """Create the folder for results, before the work and not after it. Raises ValueError."""
+def make_folder(path, model=""):
+    """Create the folder for results, before the work and not after it. Raises ValueError, also where it is that of the model."""
+    if model and Path(path).resolve() == Path(model).resolve():
+        raise ValueError(f"--out {path} is the model's own folder: give another, or it is overwritten")
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise ValueError(f"--out {path}: {error.strerror}") from None
 
@@ -608,12 +622,14 @@ def split_too_long(tokenizer, samples, max_tokens):
 def context_length(model, limit, room=0):
     """Tokens that a sample may have: `limit`, or the model's context less `room` where that is less.
 
-    A sliding window counts as a context: here every token sees all before it.
+    A sliding window counts as a context: here every token sees all before it. Raises ModelError where `room` fills it.
     """
     config = model.config.get_text_config()
     sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     contexts = [size for size in (getattr(config, "max_position_embeddings", None), sliding) if size]
-    return max(0, min(limit, *(size - room for size in contexts))) if contexts else limit
+    if contexts and min(contexts) <= room:
+        raise ModelError(f"the model's context of {min(contexts)} tokens leaves no room for a prompt beside a response of {room} tokens")
+    return min(limit, *(size - room for size in contexts)) if contexts else limit
 
 
 # ---------------------------------------------------------------------------------------------
@@ -659,6 +675,12 @@ def check_training(cfg):
     check_at_least_one(cfg, "n", "epochs", "rank", "batch_tokens", "micro_tokens")
     if cfg.curriculum not in CURRICULA:
         raise ValueError(f"--curriculum is one of {', '.join(CURRICULA)} (got {cfg.curriculum})")
+    if cfg.lr < 0:
+        raise ValueError(f"--lr has to be at least 0 (got {cfg.lr})")
+    if not 0 <= cfg.lr_warmup <= 1:
+        raise ValueError(f"--lr_warmup is a share of the steps, from 0 to 1 (got {cfg.lr_warmup})")
+    if not 0 <= cfg.dropout < 1:
+        raise ValueError(f"--dropout is a share from 0 to below 1 (got {cfg.dropout})")
 
 
 def cosine(step, steps, warmup):
@@ -757,7 +779,7 @@ def main(argv=None):
         return train_base(*synth.read_flags(argv, BaseConfig))
     cfg, = synth.read_flags(argv, SFTConfig)
     check_training(cfg)
-    make_folder(cfg.out)
+    make_folder(cfg.out, cfg.model)
     model, tokenizer = load_model(cfg.model, cfg.device)
     samples = load_training_set(cfg, tokenizer, model)
     torch.manual_seed(cfg.seed)
@@ -774,7 +796,7 @@ def run(main):
     """Call a stage's main: a user's mistake ends with one line and status 1, Ctrl-C with status 130."""
     try:
         main()
-    except (ModelError, TrainingError, synth.DataError, ValueError, OSError) as error:
+    except (ModelError, TrainingError, synth.DataError, ValueError, OSError, SafetensorError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

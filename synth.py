@@ -16,6 +16,7 @@ worked out ("half past three in the afternoon"); some of the forms in the test o
 import difflib
 import functools
 import inspect
+import itertools
 import json
 import math
 import os
@@ -1453,9 +1454,11 @@ def end_of_turn(tokenizer):
     """The text that ends an assistant's turn in the chat template, such as <|im_end|>."""
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "ANSWER"}]
     ids = tokenizer(behind_answer(chat_text(tokenizer, messages, prompt=False)).strip(), add_special_tokens=False)["input_ids"]
-    if not ids and not tokenizer.eos_token:
-        raise DataError("neither the model's chat template nor its tokenizer says how an answer ends")
-    return tokenizer.decode(ids[:1]) if ids else tokenizer.eos_token
+    if ids and ids[0] in tokenizer.added_tokens_decoder:      # a token of its own, which nothing else is written with
+        return tokenizer.decode(ids[:1])
+    if not tokenizer.eos_token:
+        raise DataError("neither the model's chat template nor its tokenizer has a token that ends an answer")
+    return tokenizer.eos_token
 
 
 def behind_answer(text):
@@ -1759,8 +1762,8 @@ class AnswerError(ValueError):
 
 
 def from_json(value):
-    """What a text says in JSON, as many published files have their tools; anything else as it is."""
-    return json.loads(value) if isinstance(value, str) else value
+    """What a text says in JSON, as many published files have their tools; anything else, and an empty text, as it is."""
+    return json.loads(value) if isinstance(value, str) and value.strip() else value
 
 
 def normalize_tool(tool):
@@ -1879,7 +1882,9 @@ def plain_message(message):
     if calls:
         functions = [call["function"] for call in calls]
         content = format_calls([Call(function["name"], from_json(function.get("arguments")) or {}) for function in functions])
-    elif isinstance(content, list):      # parts, of which we take texts
+    elif isinstance(content, list):
+        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+            raise ValueError("a message has a part that is not text")
         content = "".join(part["text"] for part in content)
     if not isinstance(role, str) or not isinstance(content, str):
         raise ValueError("a message has to be an object with a role and a content, both text (or tool_calls, as OpenAI's)")
@@ -1889,12 +1894,40 @@ def plain_message(message):
     return {"role": role, "content": content}
 
 
-def each_answer(messages, name, **fields):
-    """A sample for each answer of the assistant to a user or a tool. Raises ValueError where there is none."""
-    at = [i for i, m in enumerate(messages) if i and m["role"] == "assistant" and messages[i - 1]["role"] in ("user", "tool")]
+def each_answer(messages, name, weights=(), **fields):
+    """A sample for each answer of the assistant to a user or a tool. Raises ValueError where there is none.
+
+    Messages of the assistant that follow each other are one answer: the calls, if some of them call tools, else all the text.
+    weights: of each message, as OpenAI's layout has them; an answer with a 0 is not learned, but remembered by those behind it.
+    """
+    turns, learned = [], []
+    for m, weight in itertools.zip_longest(messages, weights):
+        if turns and m["role"] == turns[-1]["role"] == "assistant":
+            said, weight = [turns.pop()["content"], m["content"]], weight if learned.pop() else 0
+            calls = [text for text in said if text.lstrip().startswith("[")] or ["\n".join(said)]
+            if len(calls) > 1:
+                calls = [format_calls([call for text in calls for call in parse_calls(text)])]
+            m = {"role": "assistant", "content": calls[0]}
+        turns.append(m)
+        learned.append(weight != 0)
+    at = [i for i, m in enumerate(turns) if i and learned[i] and m["role"] == "assistant" and turns[i - 1]["role"] in ("user", "tool")]
     if not at:
         raise ValueError("no answer of the assistant")
-    return [Sample(f"{name}-{n}", messages=messages[:i], target=messages[i]["content"].strip(), **fields) for n, i in enumerate(at)]
+    return [Sample(f"{name}-{n}", messages=turns[:i], target=turns[i]["content"].strip(), **fields) for n, i in enumerate(at)]
+
+
+OTHER_CALLS = r"<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]"      # call formats that models were taught elsewhere
+
+
+def check_answer(sample):
+    """Raises CallSyntaxError for a target in broken call syntax, or in another one: that would count as text, and be right."""
+    if sample.calls is None:
+        try:
+            called = parse_calls(f"[{sample.target}]")      # only the brackets are missing
+        except CallSyntaxError:
+            called = re.match(rf'{OTHER_CALLS}|\{{\s*"name"\s*:', sample.target)
+        if called:
+            raise CallSyntaxError("no [ in front of a call, as in [name(parameter=value)],", 0)
 
 
 def from_record(record, name):
@@ -1917,7 +1950,8 @@ def from_record(record, name):
         known = {**known, "tools": normalize_tools(record["tools"]), "messages": list(map(plain_message, record["messages"]))}
         known["id"] = str(number) if isinstance(number := known.get("id", name), int) else number
         if "target" not in known:
-            samples = each_answer(known.pop("messages"), known.pop("id"), **known)
+            weights = [one.get("weight") for one in record["messages"]]
+            samples = each_answer(known.pop("messages"), known.pop("id"), weights, **known)
         elif isinstance(known["target"], str):
             samples = [Sample(**{**known, "target": known["target"].strip()})]
         else:
@@ -1927,9 +1961,9 @@ def from_record(record, name):
                          "OpenAI's (tools, messages)")
     for sample in samples:
         try:
-            sample.calls
+            check_answer(sample)
         except CallSyntaxError as error:
-            raise (AnswerError if "conversations" in record else ValueError)(f"the answer is not in call syntax: {error}")
+            raise (ValueError if "target" in record else AnswerError)(f"the answer is not in call syntax: {error}")
         check_sample(sample)
         sample.level = sample.level or level_of(sample.tools, sample.calls)
     return samples
@@ -1983,6 +2017,14 @@ def check_folder(path):
         raise ValueError(f"--out {path}: there is no folder {os.path.dirname(path)}")
     if path and os.path.isdir(path):
         raise ValueError(f"--out {path} is a folder: give a file")
+    if path:
+        new = not os.path.exists(path)
+        try:
+            open(path, "ab").close()
+        except OSError as error:
+            raise ValueError(f"--out {path}: {error.strerror}") from None
+        if new:
+            os.remove(path)
 
 
 def read_flags(argv, *configs, rest=False):
@@ -2001,6 +2043,9 @@ def read_flags(argv, *configs, rest=False):
     if left and not rest:
         near = difflib.get_close_matches(left[0].split("=")[0].lstrip("-"), comments, 1)
         raise ValueError(f"there is no setting {left[0]}" + (f", but --{near[0]}" if near else "") + " (--help lists them)")
+    for name, value in (pair for part in found for pair in vars(part).items() if isinstance(pair[1], (int, float))):
+        if not abs(value) < 2 ** 40:      # nan, too
+            raise ValueError(f"--{name} has to be a number below 2 ** 40 (got {value})")
     return (*found, left) if rest else found
 
 

@@ -211,7 +211,7 @@ def rounds(run, short=math.inf, extend=False, say=False, **parts):
                 shutil.copytree(run.warm / part, folder, dirs_exist_ok=True)
     iters = run.configs[0].iters
     while True:
-        loop.main([*run.flags, "--iters", str(iters), "--out", str(run.folder)], **parts)
+        loop.main([*run.flags, "--iters", str(iters), "--out", str(run.folder)], prepared=True, **parts)
         models = {f"round {i}": run.folder / f"iter{i}" for i in range(1, iters + 1)}
         rows = [json.loads((folder / "scores.json").read_text(encoding="utf-8")) for folder in models.values()]
         costs = [cost(row["tokens"]) for row in rows]

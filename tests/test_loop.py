@@ -226,7 +226,8 @@ def test_other_weights_under_the_same_name_are_refused(finished, tmp_path):
 
 @pytest.mark.parametrize("flag, value", [("--iters", "0"), ("--n", "-3"), ("--k", "0"), ("--pick", "0"), ("--temperature", "0"),
                                          ("--rank", "0"), ("--reach", "2"), ("--eval_split", "train"), ("--loss", "simp"),
-                                         ("--outcome", "x"), ("--curriculum", "x"), ("--remember", "-1"), ("--unseen", "1")])
+                                         ("--outcome", "x"), ("--curriculum", "x"), ("--pref_lr", "-0.001"), ("--beta", "nan"),
+                                         ("--c_puct", "inf"), ("--length_power", "-500"), ("--remember", "-1"), ("--unseen", "1")])
 def test_impossible_sizes_are_refused_before_a_folder_is_made(checkpoint, tmp_path, flag, value):
     with pytest.raises(ValueError, match=flag):
         loop.main(arguments(checkpoint, tmp_path / "run", flag, value))
@@ -249,6 +250,16 @@ def test_a_folder_with_other_things_in_it_is_left_alone(finished, tmp_path):
     with pytest.raises(ValueError, match="has other things in it, such as final"):
         loop.main(arguments(checkpoint, tmp_path / "run"))
     assert [p.name for p in (tmp_path / "run").rglob("*")] == ["final", "thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["data", "base", "warmup", "iter1"])
+def test_a_folder_of_ones_own_is_not_taken_for_a_finished_stage(finished, tmp_path, name):
+    checkpoint, _ = finished
+    (tmp_path / "run" / name).mkdir(parents=True)
+    (tmp_path / "run" / name / "test.jsonl").write_text("mine")
+    with pytest.raises(ValueError, match=f"has other things in it, such as {name}"):
+        loop.main(arguments(checkpoint, tmp_path / "run"))
+    assert [p.name for p in (tmp_path / "run").rglob("*")] == [name, "test.jsonl"]
 
 
 def test_another_file_under_the_same_name_is_another_setting(tmp_path):

@@ -1,16 +1,20 @@
 """Training: trees of tokens are what their paths are one by one; the loops learn, and stop where they must."""
 
+import copy
 import math
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import (AutoModelForCausalLM, BloomConfig, Gemma2Config, GPT2Config, GptOssConfig, GraniteConfig,
                           MambaConfig, MistralConfig)
 
+import dpo
 import sft
 import synth
 from conftest import tiny
@@ -261,14 +265,83 @@ def test_a_model_that_cannot_be_loaded_says_so_in_one_line(tmp_path, files):
     assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint, tmp_path):
+    """transformers would put random ones in their place."""
+    shutil.copytree(checkpoint, tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    lost = [name for name in weights if ".1." in name]
+    save_file({name: w for name, w in weights.items() if name not in lost}, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"lacks {len(lost)} of the model's weights, such as .*\.1\."):
+        load_model(tmp_path / "model", "cpu")
+
+
+def test_a_tokenizer_of_another_model_is_refused(tokenizer, tmp_path):
+    tiny("llama", len(tokenizer) - 3).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=rf"tokenizer is not the model's: {len(tokenizer)} tokens, for an embedding of {len(tokenizer) - 3}"):
+        load_model(tmp_path, "cpu")
+    for path in tmp_path.glob("token*"):
+        path.unlink()
+    with pytest.raises(ModelError, match="model could be loaded|tokenizer is not the model's"):
+        load_model(tmp_path, "cpu")
+
+
+def test_a_padding_token_without_an_embedding_is_replaced(chatml, tmp_path):
+    """As some add it to a tokenizer alone: it is always masked, so any other token serves."""
+    padded = copy.deepcopy(chatml)
+    padded.add_special_tokens({"pad_token": "<|nothing|>"})
+    tiny("qwen2", len(chatml)).save_pretrained(tmp_path)
+    padded.save_pretrained(tmp_path)
+    assert len(padded) == len(chatml) + 1 and load_model(tmp_path, "cpu")[1].pad_token_id < len(chatml)
+
+
+def test_the_embedded_model_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_model("base", "cpu")[0].config.model_type == "qwen2"
+
+
+def test_a_model_is_not_overwritten(checkpoint, tmp_path, monkeypatch):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    (tmp_path / "trees.jsonl").write_text("")
+    monkeypatch.chdir(tmp_path)
+    for main, more in ((sft.main, []), (dpo.main, ["--trees", "trees.jsonl"])):
+        with pytest.raises(ValueError, match="--out ./model is the model's own folder"):
+            main(["--model", "model", "--out", "./model", *more])
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(sft.tempfile, "TemporaryFile", full)
+    with pytest.raises(ValueError, match="--out .*new: No space left on device"):
+        sft.make_folder(tmp_path / "new")
+
+
+@pytest.mark.parametrize("flag, value", [("--lr", "-1"), ("--lr", "nan"), ("--lr", "inf"), ("--lr_warmup", "100"), ("--dropout", "1"),
+                                         ("--seed", "20260731120000"), ("--alpha", "nan")])
+def test_settings_that_would_fail_late_are_refused_at_once(tmp_path, flag, value):
+    with pytest.raises(ValueError, match=f"{flag} "):
+        sft.main([flag, value, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_context_without_room_for_a_response_says_so(qwen2):
+    qwen2.config.max_position_embeddings = 100
+    assert sft.context_length(qwen2, 4096, room=60) == 40
+    with pytest.raises(ModelError, match="context of 100 tokens leaves no room for a prompt beside a response of 100 tokens"):
+        sft.context_length(qwen2, 4096, room=100)
+
+
 def test_quantized_weights_are_refused(checkpoint, monkeypatch):
     """Their layers are linear layers by name, and an update added to their numbers would be lost."""
     original = sft.AutoModelForCausalLM.from_pretrained
 
     def quantized(*args, **kwargs):
-        model = original(*args, **kwargs)
+        model, report = original(*args, **kwargs)
         model.config.quantization_config = {"quant_method": "fp8"}
-        return model
+        return model, report
     monkeypatch.setattr(sft.AutoModelForCausalLM, "from_pretrained", quantized)
     with pytest.raises(ModelError, match="quantized weights cannot be trained here: give the checkpoint in bfloat16"):
         load_model(checkpoint, "cpu")
@@ -280,16 +353,16 @@ def test_an_adapter_is_told_from_a_model(tmp_path):
         load_model(str(tmp_path), "cpu")
 
 
-SHAPE = dict(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+SHAPE = dict(vocab_size=1500, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
              pad_token_id=0, bos_token_id=None, eos_token_id=1, initializer_range=0.3)
 
 
 @pytest.mark.parametrize("kind, usable", [
-    (GraniteConfig(**SHAPE, logits_scaling=8.0), False), (MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2), False),
-    (BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4), False), (MistralConfig(**SHAPE, sliding_window=16), True),
+    (GraniteConfig(**SHAPE, logits_scaling=8.0), False), (MambaConfig(vocab_size=1500, hidden_size=32, num_hidden_layers=2), False),
+    (BloomConfig(vocab_size=1500, hidden_size=32, n_layer=2, n_head=4), False), (MistralConfig(**SHAPE, sliding_window=16), True),
     (Gemma2Config(**{**SHAPE, "head_dim": 8}, final_logit_softcapping=0.5), False),
     (GptOssConfig(**SHAPE, head_dim=8, num_local_experts=4, num_experts_per_tok=2), False),
-    (GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4), True)], ids=lambda x: x.model_type if hasattr(x, "model_type") else "")
+    (GPT2Config(vocab_size=1500, n_embd=32, n_layer=2, n_head=4), True)], ids=lambda x: x.model_type if hasattr(x, "model_type") else "")
 def test_a_model_that_would_be_scored_wrongly_is_refused(kind, usable, tokenizer, tmp_path):
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(kind).save_pretrained(tmp_path / "model")

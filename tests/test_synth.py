@@ -378,6 +378,44 @@ def test_openais_layout(tmp_path):
     assert sample.id == "7" and sample.level == "medium" and sample.messages == samples[0].messages
 
 
+def test_openais_answers_that_are_not_to_be_learned(tmp_path):
+    """Those with the weight 0 stay in the conversation; what was said before a call belongs to it."""
+    record = openai_layout()
+    record["messages"][4]["weight"] = 0
+    record["messages"].insert(2, {"role": "assistant", "content": "Let me see."})
+    record["messages"][-1]["tool_calls"][0]["function"]["arguments"] = '{"a": 2}'
+    record["messages"].append({"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "g", "arguments": '{"a": "y"}'}}]})
+    samples, skipped = read_samples(write_lines(tmp_path / "a.jsonl", record))
+    assert [s.target for s in samples] == [r'[f(a=1), g(a="say \"x\"")]', '[f(a=2), g(a="y")]'] and skipped == 0
+    assert [m["content"] for m in samples[1].messages[2:]] == [samples[0].target, "7", "Seven.", "Again"]
+    record["tools"][0]["function"]["parameters"]["required"] = []
+    record["messages"] = [record["messages"][1], {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": ""}}]}]
+    assert read_samples(write_lines(tmp_path / "b.jsonl", record))[0][0].target == "[f()]"
+
+
+@pytest.mark.parametrize("target", ["f(a=1)", "f(a=1), f(a=2)", '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>',
+                                    '{"name": "f", "arguments": {"a": 1}}', "[1] says so."])
+def test_a_call_in_another_syntax_is_not_taken_as_text(tmp_path, target):
+    """Any text without a call would be right in its place, and the call wrong. In others' layouts it is left out, and counted."""
+    with pytest.raises(DataError, match="line 1: the answer is not in call syntax"):
+        read_samples(write_lines(tmp_path / "a.jsonl", {**OURS, "target": target}))
+    answered = {"tools": OURS["tools"], "messages": [*OURS["messages"], {"role": "assistant", "content": target}]}
+    samples, skipped = read_samples(write_lines(tmp_path / "b.jsonl", OURS, answered))
+    assert len(samples) == 1 and skipped == 1
+
+
+def test_a_text_that_tells_of_a_call_is_text(tmp_path):
+    sample, = read_samples(write_lines(tmp_path / "a.jsonl", {**OURS, "target": "I used f(a=1) for you."}))[0]
+    assert sample.calls is None and judge(sample, sample.target) is None and judge(sample, "So f(a=1).") == "call where none was due"
+
+
+def test_an_end_that_is_no_token_of_its_own_is_not_learned(chatml):
+    """Its first piece would cut responses that hold it."""
+    odd = copy.deepcopy(chatml)
+    odd.chat_template = odd.chat_template.replace("<|im_end|>", " < end >")
+    assert synth.end_of_turn(odd) == odd.eos_token
+
+
 def test_tools_as_published_files_have_them():
     """As JSON in a text; with definitions and unions, as pydantic writes them."""
     schema = {"name": "book", "parameters": {
@@ -436,6 +474,7 @@ def test_public_toolace_data_is_read_as_it_is(shared_data):
     ({**OURS, "tools": [{"name": "f", "parameters": {"properties": {"a": {"$ref": "#/$defs/A"}}}}]}, "schema #/.defs/A is not among the tool's"),
     ({**OURS, "tools": [{"name": "f", "parameters": {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"$ref": "#/$defs/A"}}}}]},
      "refers to itself without end"),
+    ({**OURS, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a message has a part that is not text"),
     ({**OURS, "messages": [{"role": "judge", "content": "!"}]}, "a message is the system's, a user's, .*got 'judge'"),
     ({**OURS, "today": "20260314"}, "today is a date such as 2026-03-14"),
     ({**OURS, "messages": [{"role": "user", "content": "\ud83d"}]}, "half a character"),
@@ -642,7 +681,7 @@ def test_templates_that_say_less_or_more_than_usual(chatml, drawn):
     with pytest.raises(DataError, match="leaves out what the assistant says"):
         synth.end_of_turn(odd)
     odd.chat_template, odd.eos_token = "{% for m in messages %}{{ m.content }}{% endfor %}", None
-    with pytest.raises(DataError, match="how an answer ends"):
+    with pytest.raises(DataError, match="has a token that ends an answer"):
         synth.end_of_turn(odd)
     two = replace(sample, messages=[{"role": "system", "content": "Be brief."}, *sample.messages])
     text = chatml.decode(prompt_ids(chatml, two))
