@@ -261,6 +261,23 @@ def check_loss(name):
         raise ValueError(f"--loss {name} has to give one value a pair, (2,) for two (got {getattr(found, 'shape', found)})")
 
 
+@torch.no_grad()
+def segment_logps(model, tokenizer, trees, micro_tokens):
+    """Log-probabilities in nats of PairedTrees' learned segments under the policy, dropout off: {id(tree): (segments,)}, and the tokens
+    a forward pass that the device's memory holds."""
+    model.eval()
+
+    def score(micro_tokens):
+        found = {}
+        for batch, _, part in micro_batches(trees, micro_tokens, tokenizer.pad_token_id):
+            batch = batch.to(model.device)
+            logps = segment_sum(batch, learned_logps(model, batch))
+            found.update(zip(map(id, part), logps.split([sum(learned for _, _, learned in tree.segments) for tree in part])))
+        return found
+    count_tokens("scored", sum(tree_tokens(tree.segments) for tree in trees))
+    return within_memory(score, micro_tokens)
+
+
 def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
     """Preference optimization of the LoRA layers on PairedTrees (docs/method.md, 2d); the list is shuffled.
 
@@ -273,20 +290,9 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
         rng.shuffle(trees)
         updates += [trees[i:i + cfg.pref_batch] for i in range(0, len(trees), cfg.pref_batch)]
     optimizer = torch.optim.AdamW(lora_parameters(model), lr=cfg.pref_lr, weight_decay=0.0)
-    reference, log, micro_tokens = {}, [], cfg.pref_micro_tokens      # reference: id(tree) -> its segments' log-probabilities
-
-    @torch.no_grad()
-    def score(micro_tokens):
-        for batch, _, part in micro_batches(trees, micro_tokens, tokenizer.pad_token_id):
-            batch = batch.to(model.device)
-            logps = segment_sum(batch, learned_logps(model, batch))
-            sizes = [sum(learned for _, _, learned in tree.segments) for tree in part]
-            reference.update(zip(map(id, part), logps.split(sizes)))
-
-    if LOSSES[cfg.loss].reference:       # the policy at the start of the round, dropout off
-        model.eval()
-        _, micro_tokens = within_memory(score, micro_tokens)
-        count_tokens("scored", sum(tree_tokens(tree.segments) for tree in trees))
+    reference, log, micro_tokens = {}, [], cfg.pref_micro_tokens
+    if LOSSES[cfg.loss].reference:       # the policy at the start of the round
+        reference, micro_tokens = segment_logps(model, tokenizer, trees, micro_tokens)
     train_lora(model)
     for step, update in enumerate(bar := tqdm(updates, desc="optimize", disable=not progress, leave=False)):
         for group in optimizer.param_groups:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 import synth
-from dpo import DPOConfig, check_preference, optimize, paired_tree, trend
+from dpo import DPOConfig, check_preference, optimize, paired_tree, segment_logps, trend
 from eval import ERROR_KINDS, MAX_NEW, evaluate, interval, paired_interval, summarize
 from mcts import Node, SearchConfig, Tree, check_samples, check_search, preference_pairs, read_trees, room_for, search, show, write_trees
 from sft import (TOKENS, SFTConfig, add_lora, check_at_least_one, check_training, context_length, fingerprint, load_lora, load_model,
@@ -49,6 +49,7 @@ class LoopConfig(SFTConfig):
     reach: float | None = None       # samples whose target calls are less probable are picked last; 0: off (the paper); default
                                      # 0.05 in the simulated world, 0 with --data: long targets are improbable anyway
     remember: int = 2                # earlier rounds whose pairs each round trains on again (the paper: none)
+    settled: float = 0.0             # an earlier round's pair is left out once the policy prefers its chosen step by more nats; 0: never
     replay: float = 0.0              # training samples per tree whose targets are trained on beside the trees, with --sft_weight; not
                                      # the replay buffer, which is --buffer
     n_test: int = 1000               # held-out samples to score every model on
@@ -98,11 +99,24 @@ def pick_complex(model, tokenizer, buffer, share, hardness=complexity):
     return [buffer[i] for i in sorted(picked, key=lambda i: -h[i])]
 
 
-def pair_up(trees, search_cfg, pref_cfg):
-    """(each tree's pairs, `PairedTree`s to train on: of trees with a pair or, with `sft_weight`, a right response)."""
+def pair_up(trees, search_cfg, pref_cfg, keep=None):
+    """(each tree's pairs, `PairedTree`s to train on: of trees with a pair or, with `sft_weight`, a right response).
+
+    keep: (trees, their pairs) -> the pairs to train on; none: all.
+    """
     pairs = [preference_pairs(tree, search_cfg) for tree in trees]
+    pairs = keep(trees, pairs) if keep else pairs
     paired = [paired_tree(tree, found, bool(pref_cfg.sft_weight)) for tree, found in zip(trees, pairs)]
     return pairs, [tree for tree in paired if tree]
+
+
+def unsettled(model, tokenizer, settled, micro_tokens, trees, pairs):
+    """Of each tree's pairs those whose chosen step the policy prefers by at most `settled` nats. The others would be as new as any to DPO,
+    whose reference is the policy as it is now."""
+    paired = [paired_tree(tree, found, sft=False) for tree, found in zip(trees, pairs)]      # None where there is no pair
+    logps, _ = segment_logps(model, tokenizer, list(filter(None, paired)), micro_tokens)
+    gaps = [(logps[id(one)][one.chosen] - logps[id(one)][one.rejected]).tolist() if one else [] for one in paired]
+    return [[pair for pair, gap in zip(found, those) if gap <= settled] for found, those in zip(pairs, gaps)]
 
 
 def original(tokenizer, sample):
@@ -209,6 +223,8 @@ def check_sizes(cfg, search_cfg, pref_cfg):
         raise ValueError(f"--temperature has to be above 0: pairs need different samples (got {search_cfg.temperature})")
     if cfg.remember < 0:
         raise ValueError(f"--remember is a number of rounds, at least 0 (got {cfg.remember})")
+    if cfg.settled < 0:
+        raise ValueError(f"--settled has to be at least 0 (got {cfg.settled})")
     if cfg.replay < 0 or cfg.replay and not pref_cfg.sft_weight:
         raise ValueError("--replay has to be at least 0" if cfg.replay < 0 else f"--replay {cfg.replay:g} needs --sft_weight above 0")
     if cfg.eval_split not in ("test", "val"):
@@ -410,9 +426,10 @@ def main(argv=None, hardness=None, search=search, prepared=False):
 
                 replayed = random.Random(1000 * cfg.seed + i).sample(train, min(len(train), round(cfg.replay * len(trees))))
                 paired += [original(tokenizer, sample) for sample in replayed]
-                for earlier in range(max(1, i - cfg.remember), i):
-                    paired += pair_up(read_trees(out / f"iter{earlier}" / "trees.jsonl"), search_cfg, pref_cfg)[1]
                 begun = time.time()
+                keep = partial(unsettled, model, tokenizer, cfg.settled, pref_cfg.pref_micro_tokens) if cfg.settled else None
+                for earlier in range(max(1, i - cfg.remember), i):
+                    paired += pair_up(read_trees(out / f"iter{earlier}" / "trees.jsonl"), search_cfg, pref_cfg, keep)[1]
                 if not any(pairs):
                     print(f"round {i}: the search found no pair" + ", the policy stays as it is" * (not pref_cfg.sft_weight))
                 if any(pairs) or paired and pref_cfg.sft_weight:

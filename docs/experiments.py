@@ -39,11 +39,11 @@ import torch
 import loop
 import synth
 from docs.tables import KINDS, SCENARIOS, best_try, cost, draw, names
-from dpo import DPOConfig, micro_batches, paired_tree
+from dpo import DPOConfig, paired_tree, segment_logps
 from eval import BFCL_CATEGORIES, MAX_NEW, answer, bfcl_sample, evaluate, judge, load_bfcl, response_text, score_bfcl, stop_token
 from mcts import Node, SearchConfig, cut_steps, preference_pairs, read_trees, room_for, search
-from sft import (TOKENS, add_lora, context_length, fingerprint, learned_logps, load_lora, load_model, merge_lora, run, sample_tree,
-                 save_lora, segment_sum, split_too_long, tree_tokens, unmerge_lora, warm_up)
+from sft import (TOKENS, add_lora, context_length, fingerprint, load_lora, load_model, merge_lora, run, sample_tree,
+                 save_lora, split_too_long, tree_tokens, unmerge_lora, warm_up)
 
 
 @dataclass
@@ -444,15 +444,11 @@ def found_by_search(run):
     return {}, {"found": results, "copies": copies}
 
 
-@torch.no_grad()
 def preferred(model, tokenizer, trees):
     """Of PairedTrees: how many pairs, in what percent of them the chosen fragment is the likelier one, and the median, in nats,
     of how much likelier."""
-    gaps = []
-    for batch, where, _ in micro_batches(trees, DPOConfig.pref_micro_tokens, tokenizer.pad_token_id):
-        batch = batch.to(model.device)
-        logps = segment_sum(batch, learned_logps(model, batch)).cpu()
-        gaps += (logps[where["chosen"]] - logps[where["rejected"]]).tolist()
+    logps, _ = segment_logps(model, tokenizer, trees, DPOConfig.pref_micro_tokens)
+    gaps = torch.cat([logps[id(tree)][tree.chosen] - logps[id(tree)][tree.rejected] for tree in trees]).tolist()
     return {"pairs": len(gaps), "preferred": 100 * float(np.mean(np.array(gaps) > 0)), "nats": float(np.median(gaps))}
 
 

@@ -262,6 +262,34 @@ def test_a_folder_of_ones_own_is_not_taken_for_a_finished_stage(finished, tmp_pa
     assert [p.name for p in (tmp_path / "run").rglob("*")] == [name, "test.jsonl"]
 
 
+def test_pairs_that_the_policy_has_settled_are_left_out(finished):
+    """Those of earlier rounds whose chosen step it prefers by more than so many nats, by the plain log-probabilities."""
+    checkpoint, run = finished
+    model, tokenizer = sft.load_model(checkpoint, "cpu")
+    sft.load_lora(model, run / "iter1")
+    trees = mcts.read_trees(run / "iter1" / "trees.jsonl")
+    _, search_cfg, pref_cfg = synth.read_flags(arguments(checkpoint, run), loop.LoopConfig, mcts.SearchConfig, loop.DPOConfig)
+    pairs, _ = loop.pair_up(trees, search_cfg, pref_cfg)
+
+    def logp(tree, n):
+        ids, step = [*tree.prompt, *tree.so_far(n)], tree.nodes[n].ids
+        with torch.no_grad():
+            logps = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1 - len(step):-1].float(), -1)
+        return logps.gather(1, torch.tensor(step)[:, None]).sum().item()
+    gaps = {(id(tree), pair): logp(tree, pair[0]) - logp(tree, pair[1]) for tree, found in zip(trees, pairs) for pair in found}
+    middle = sorted(gaps.values())[len(gaps) // 2] + 1e-4
+    left = loop.unsettled(model, tokenizer, middle, 256, trees, pairs)
+    assert len(gaps) > 2 and [[pair for pair in found if gaps[id(tree), pair] <= middle] for tree, found in zip(trees, pairs)] == left
+    pairs_left, paired = loop.pair_up(trees, search_cfg, pref_cfg, lambda trees, pairs: left)
+    assert pairs_left == left and sum(len(tree.chosen) for tree in paired) == len(sum(left, []))
+
+
+def test_where_no_pair_is_settled_nothing_changes(finished, tmp_path):
+    checkpoint, run = finished
+    loop.main(arguments(checkpoint, tmp_path / "run", "--settled", "1000"))
+    assert (tmp_path / "run" / "iter2" / "adapter.safetensors").read_bytes() == (run / "iter2" / "adapter.safetensors").read_bytes()
+
+
 def test_another_file_under_the_same_name_is_another_setting(tmp_path):
     (tmp_path / "my.jsonl").write_text("one")
     cfg = loop.LoopConfig(data=str(tmp_path / "my.jsonl"))
