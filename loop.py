@@ -302,7 +302,8 @@ def gain(out, iters, level=None):
     if not before:
         return ""
     low, high = paired_interval(before, after)
-    return f"{level or 'overall'}: {100 * (np.mean(after) - np.mean(before)):+.1f} points, 95% interval [{low:+.1f}, {high:+.1f}] (samples alone: one seed)"
+    return (f"{level or 'overall'}: {100 * (np.mean(after) - np.mean(before)):+.1f} points, 95% interval [{low:+.1f}, {high:+.1f}] "
+            "(samples alone: one seed)")
 
 
 def print_table(out, iters):
