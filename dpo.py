@@ -282,7 +282,7 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
     """Preference optimization of the LoRA layers on PairedTrees (docs/method.md, 2d); the list is shuffled.
 
     Returns a list with one record an update: loss, accuracy (share of pairs whose chosen fragment is ahead), margin
-    (nats times beta) and the cross-entropy of right responses. Raises TrainingError when the loss is no number.
+    (nats times beta) and the cross-entropy of right responses. Raises TrainingError when the loss or the gradient is not finite.
     """
     check_preference(cfg)
     rng, updates = random.Random(seed), []
