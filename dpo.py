@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import synth
 from mcts import PairConfig, check_pairs, preference_pairs, read_trees
-from sft import (add_lora, check_at_least_one, cosine, count_tokens, lay_out, learned_logps, like_lengths, load_model, lora_parameters,
+from sft import (add_lora, check_at_least_one, cosine, count_tokens, filled, lay_out, learned_logps, load_model, lora_parameters,
                  make_folder, run, save_lora, save_model, segment_sum, step_or_stop, train_lora, tree_tokens, within_memory)
 
 
@@ -197,7 +197,7 @@ def paired_tree(tree, pairs, sft=True):
                       [(tree.nodes[c].visits, tree.nodes[r].visits) for c, r in pairs], right)
 
 
-def lay_out_trees(trees, pad_id):
+def lay_out_trees(trees):
     """PairedTrees -> (Batch, indices of the pairs' fragments and the right responses among learned segments)."""
     chosen, rejected, visits, right, first = [], [], [], [], 0
     for tree in trees:
@@ -208,7 +208,7 @@ def lay_out_trees(trees, pad_id):
             right.append(first + tree.right)
         first += sum(learned for _, _, learned in tree.segments)
     index = lambda values: torch.tensor(values, dtype=torch.long)
-    return lay_out([[tree.segments] for tree in trees], pad_id), {
+    return lay_out([tree.segments for tree in trees]), {
         "chosen": index(chosen), "rejected": index(rejected), "right": index(right),
         "visits": torch.tensor(visits, dtype=torch.float).reshape(-1, 2)}
 
@@ -222,11 +222,11 @@ def pair_logps(logps, lengths, where, reference, cfg):
                      smoothing)
 
 
-def micro_batches(trees, micro_tokens, pad_id):
-    """(Batch, where its pairs are, its trees) of each forward pass over trees, about `micro_tokens` tokens each."""
-    for part in like_lengths([tree_tokens(tree.segments) for tree in trees], micro_tokens, fill=0.8):     # 0.6 pads few trees by a quarter
+def micro_batches(trees, micro_tokens):
+    """(Batch, where its pairs are, its trees) of each forward pass over trees, at most `micro_tokens` tokens each."""
+    for part in filled([tree_tokens(tree.segments) for tree in trees], micro_tokens):
         part = [trees[i] for i in part]
-        yield *lay_out_trees(part, pad_id), part
+        yield *lay_out_trees(part), part
 
 
 def check_preference(cfg):
@@ -269,7 +269,7 @@ def segment_logps(model, tokenizer, trees, micro_tokens):
 
     def score(micro_tokens):
         found = {}
-        for batch, _, part in micro_batches(trees, micro_tokens, tokenizer.pad_token_id):
+        for batch, _, part in micro_batches(trees, micro_tokens):
             batch = batch.to(model.device)
             logps = segment_sum(batch, learned_logps(model, batch))
             found.update(zip(map(id, part), logps.split([sum(learned for _, _, learned in tree.segments) for tree in part])))
@@ -302,7 +302,7 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
             n_pairs, n_right = sum(len(t.chosen) for t in update), sum(t.right >= 0 for t in update)
             record = {"loss": 0.0, "accuracy": 0.0, "margin": 0.0, "sft": 0.0, "pairs": n_pairs}
             optimizer.zero_grad(set_to_none=True)
-            for batch, where, part in micro_batches(update, micro_tokens, tokenizer.pad_token_id):
+            for batch, where, part in micro_batches(update, micro_tokens):
                 batch = batch.to(model.device)
                 logps = segment_sum(batch, learned_logps(model, batch))
                 lengths = torch.bincount(batch.segment, minlength=batch.segments)

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 import synth
-from sft import (CACHE, additive, apply_head, autocast, check_at_least_one, check_numbers, context_length, count_tokens, fitting, lay_out,
-                 like_lengths, load_model, logits_at_once, run, tree_tokens, within_memory)
+from sft import (CACHE, additive, apply_head, autocast, check_at_least_one, check_numbers, context_length, count_tokens, filled, fitting,
+                 lay_out, load_model, logits_at_once, read_batch, run, tree_tokens, within_memory)
 from synth import Call
 
 
@@ -123,7 +123,7 @@ class Prompts:
 
     @torch.inference_mode()
     def __init__(self, model, prompts, drafts=None, max_tokens=4096):
-        """prompts: lists of token ids, each at least one long; max_tokens: padded tokens a forward pass.
+        """prompts: lists of token ids, each at least one long; max_tokens: tokens a forward pass.
 
         drafts: token ids that probably follow each prompt. They do not change what is decoded; they go through the model with the
         prompt, and each one that a continuation samples anyway saves it a pass (speculative decoding, Leviathan et al.,
@@ -134,17 +134,16 @@ class Prompts:
         self.model, self.last, self.lengths = model, [p[-1] for p in prompts], [len(p) - 1 for p in prompts]
         self.written, self.states, self.hidden = list(map(Written, self.last)), [None] * len(prompts), [None] * len(prompts)
         rows = [[*prompt, *draft[:-1]] for prompt, draft in zip(prompts, drafts or [[]] * len(prompts))]     # nothing follows a last token
-        for group in like_lengths(list(map(len, rows)), max_tokens):
-            batch = lay_out([[[(rows[i], -1, False)]] for i in group], 0).to(model.device)
+        for group in filled(list(map(len, rows)), max_tokens):
+            batch = lay_out([[(rows[i], -1, False)] for i in group]).to(model.device)
             count_tokens("scored", sum(self.lengths[i] for i in group))
-            with autocast(model):
-                out = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask),
-                                       position_ids=batch.positions, use_cache=True)
-            for row, i in enumerate(group):
+            cache = DynamicCache()      # of all tokens: a model's own, if its attention slides, would forget the first prompts
+            hidden = read_batch(model, batch, cache)
+            for i, start in zip(group, batch.starts.tolist()):
                 self.written[i].follow(rows[i][self.lengths[i] + 1:])
-                self.states[i] = [(layer.keys[row, :, :len(rows[i])].clone(), layer.values[row, :, :len(rows[i])].clone())
-                                  for layer in out[CACHE].layers]
-                self.hidden[i] = out.last_hidden_state[row, self.lengths[i]:len(rows[i])].clone()
+                place = slice(start, start + len(rows[i]))
+                self.states[i] = [(layer.keys[0, :, place].clone(), layer.values[0, :, place].clone()) for layer in cache.layers]
+                self.hidden[i] = hidden[0, start + self.lengths[i]:place.stop].clone()
         self.drafted = [len(w.ids) for w in self.written]
         for w in self.written:
             w.done = len(w.ids)

@@ -3,13 +3,12 @@
     python sft.py --model base --out out/warmup                     # iTool's warm-up: easy, then medium, then hard
     python sft.py --from_scratch --out base2                        # an embedded base (base/train.py; --help: its settings)
 
-LoRA, the layout of samples in rows, and the training loops are written out here. A row holds *trees* of tokens:
+LoRA, the layout of samples in a row, and the training loops are written out here. A row holds *trees* of tokens, side by side:
 segments of text, each below a parent, where a token attends to its ancestors only. A sample is the smallest tree
 (prompt, response); a toolset with many conversations, or all the steps that a search tried, are larger ones.
 """
 
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -126,15 +125,20 @@ def within_memory(work, tokens):
 
 
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """SDPA; if the mask has `parts` (decoding), the queries of all rows are packed into one row, (1, heads, queries, size).
+    """SDPA of several sequences whose queries are side by side in one row, (1, heads, queries, size): the mask has `trees` or `parts`.
 
-    key, value: (rows, KV heads, places, size). Each part is (rows, places, taken, mask): slices of rows and of cache places; the
-    indices of their queries, (rows, length), padded with -1; and the attention mask of those, (rows, 1, length, places). Only a
-    part's places are read, and keys and values are not repeated for each head (grouped-query attention): heads that share them are
-    stacked as queries of one head. Raises ValueError for attention sinks (gpt-oss), which SDPA would ignore.
+    trees (`read_batch`): their masks, one after the other. parts (decoding): key, value are a cache, (rows, KV heads, places, size),
+    and each part (rows, places, taken, mask): slices of rows and of cache places; the indices of their queries, (rows, length),
+    padded with -1; and the attention mask of those, (rows, 1, length, places). Only a part's places are read, and keys and values
+    are not repeated for each head (grouped-query attention): heads that share them are stacked as queries of one head. Raises
+    ValueError for attention sinks (gpt-oss), which SDPA would ignore.
     """
     if kwargs.get("s_aux") is not None:
         raise ValueError("its attention has sinks")
+    if trees := getattr(attention_mask, "trees", None):
+        split = (x.split([mask.shape[-1] for mask in trees], 2) for x in (query, key, value))
+        found = [sdpa_attention_forward(module, *states, mask, scaling=scaling, **kwargs)[0] for *states, mask in zip(*split, trees)]
+        return torch.cat(found, 1), None
     if not (parts := getattr(attention_mask, "parts", None)):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     (_, heads, length, size), shared = query.shape, key.shape[1]
@@ -199,13 +203,13 @@ def check_architecture(model, path):
     positions and cache, through grouped_attention: everything here relies on that."""
     tokens = [i % model.config.get_text_config().vocab_size for i in (1, 5, 7, 3)]
     try:
-        batch = lay_out([[[(tokens[:1], -1, False), (tokens[1:], 0, True)]]], 0).to(model.device)
+        batch = lay_out([[(tokens[:1], -1, False), (tokens[1:], 0, True)]]).to(model.device)
         ours = learned_logits(model, batch)
         with autocast(model):
             out = model(input_ids=batch.ids, use_cache=True)
         theirs = out.logits[0, :-1].float()
         # `parts`: tokens and their keys come in reverse; the part's query indices restore the order
-        order, seen = [3, 2, 1, 0], additive(batch.mask.flip(-1))
+        order, seen = [3, 2, 1, 0], additive(batch.masks[0].flip(-1))
         seen.parts = [(slice(None), slice(None), torch.tensor([order]), seen)]
         with autocast(model):
             packed = model.base_model(input_ids=batch.ids[:, order], attention_mask=seen, position_ids=batch.positions[:, order],
@@ -466,51 +470,51 @@ def tree_tokens(tree):
 
 @dataclass
 class Batch:
-    """Rows of trees, laid out for one forward pass."""
-    ids: torch.Tensor        # (rows, length) token ids, padded at the end
-    positions: torch.Tensor  # (rows, length) the position of each token on its own path
-    mask: torch.Tensor       # (rows, 1, length, length) bool: may the first attend to the second?
-    before: torch.Tensor     # (learned,) index into rows * length of the token that predicts a learned one
+    """Trees side by side in one row, laid out for one forward pass: no padding, and only attention keeps them apart."""
+    ids: torch.Tensor        # (1, tokens) token ids
+    positions: torch.Tensor  # (1, tokens) the position of each token on its own path
+    masks: list              # of each tree (1, 1, its tokens, its tokens) bool: may the first attend to the second?
+    starts: torch.Tensor     # (trees,) index of each tree's first token
+    before: torch.Tensor     # (learned,) index of the token that predicts a learned one
     target: torch.Tensor     # (learned,) ids of the learned tokens
     segment: torch.Tensor    # (learned,) number of the learned segment that each belongs to, in order of the trees
     segments: int            # learned segments
-    tokens: int              # all, without padding
+
+    @property
+    def tokens(self):
+        return self.ids.shape[1]
 
     def to(self, device):
-        return Batch(*(x.to(device) if torch.is_tensor(x) else x for x in vars(self).values()))
+        move = lambda x: x.to(device) if torch.is_tensor(x) else [*map(move, x)] if type(x) is list else x
+        return Batch(*map(move, vars(self).values()))
 
 
-def lay_out(rows, pad_id):
-    """Rows of trees -> Batch. Each token attends to itself, what precedes it in its segment, and the segment's path."""
-    length = max(sum(map(tree_tokens, row)) for row in rows)
-    ids = np.full((len(rows), length), pad_id, dtype=np.int64)
-    positions = np.zeros((len(rows), length), dtype=np.int64)
-    mask = np.zeros((len(rows), 1, length, length), dtype=bool)
-    before, target, segment, n = [], [], [], 0
-    for r, row in enumerate(rows):
-        start = 0
-        for tree in row:
-            last = []        # index of the last token of each segment
-            for tokens, parent, learned in tree:
-                end = start + len(tokens)
-                ids[r, start:end] = tokens
-                mask[r, 0, start:end, start:end] = np.tri(end - start, dtype=bool)
-                positions[r, start:end] = np.arange(end - start)
-                if parent >= 0:
-                    mask[r, 0, start:end] |= mask[r, 0, last[parent]]    # the ancestors of the parent's last token
-                    positions[r, start:end] += positions[r, last[parent]] + 1
-                if learned:
-                    before.append(r * length + np.array([last[parent], *range(start, end - 1)]))
-                    target.append(np.array(tokens))
-                    segment.append(np.full(end - start, n))
-                    n += 1
-                last.append(end - 1)
-                start = end
-        padding = np.arange(start, length)
-        mask[r, 0, padding, padding] = True     # attention over nothing is not a number
+def lay_out(trees):
+    """Trees -> Batch. Each token attends to itself, what precedes it in its segment, and the segment's path."""
+    ids, positions, masks, starts, before, target, segment, n = [], [], [], [], [], [], [], 0
+    for tree in trees:
+        first, size, start, last = len(ids), tree_tokens(tree), 0, []        # last: index of the last token of each segment, in the tree
+        mask, position = np.zeros((size, size), dtype=bool), np.zeros(size, dtype=np.int64)
+        for tokens, parent, learned in tree:
+            end = start + len(tokens)
+            ids += tokens
+            mask[start:end, start:end] = np.tri(end - start, dtype=bool)
+            position[start:end] = np.arange(end - start)
+            if parent >= 0:
+                mask[start:end] |= mask[last[parent]]    # the ancestors of the parent's last token
+                position[start:end] += position[last[parent]] + 1
+            if learned:
+                before.append(first + np.array([last[parent], *range(start, end - 1)]))
+                target.append(np.array(tokens))
+                segment.append(np.full(end - start, n))
+                n += 1
+            last.append(end - 1)
+            start = end
+        masks.append(torch.from_numpy(mask[None, None]))
+        positions.append(position)
+        starts.append(first)
     flat = lambda parts: torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))
-    return Batch(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(mask), flat(before), flat(target),
-                 flat(segment), n, sum(map(tree_tokens, itertools.chain(*rows))))
+    return Batch(torch.tensor([ids]), flat(positions)[None], masks, torch.tensor(starts), flat(before), flat(target), flat(segment), n)
 
 
 def additive(mask):
@@ -518,12 +522,18 @@ def additive(mask):
     return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf) if mask.device.type == "cpu" else mask
 
 
+def read_batch(model, batch, cache=None):
+    """(1, tokens, width) last hidden states. cache: an empty one, to be filled with keys and values."""
+    seen = torch.full((1, 1, batch.tokens, 1), math.nan, device=batch.ids.device)     # never read: it carries the masks to grouped_attention
+    seen.trees = [additive(mask) for mask in batch.masks]
+    with autocast(model):
+        return model.base_model(input_ids=batch.ids, attention_mask=seen, position_ids=batch.positions, use_cache=cache is not None,
+                                **{CACHE: cache}).last_hidden_state
+
+
 def learned_states(model, batch):
     """(learned, width) last hidden states, only where a learned token is predicted."""
-    with autocast(model):
-        hidden = model.base_model(input_ids=batch.ids, attention_mask=additive(batch.mask), position_ids=batch.positions,
-                                  use_cache=False).last_hidden_state
-    return hidden.flatten(0, 1)[batch.before]
+    return read_batch(model, batch)[0, batch.before]
 
 
 def apply_head(model, states):
@@ -565,19 +575,15 @@ def segment_sum(batch, values):
     return values.new_zeros(batch.segments).index_add_(0, batch.segment, values)
 
 
-def like_lengths(lengths, max_tokens, fill=0.6):
-    """Batches of rows by length: lists of indices, each of at most `max_tokens` tokens with padding.
-
-    Rows of similar length go together, the longest first, none shorter than `fill` times its batch's longest, so
-    that little computation goes into padding. At least one row a batch.
-    """
-    order, lists = sorted(range(len(lengths)), key=lambda i: -lengths[i]), []
-    while order:
-        longest, n = lengths[order[0]], 1
-        while n < len(order) and (n + 1) * longest <= max_tokens and lengths[order[n]] >= fill * longest:
-            n += 1
-        lists.append(order[:n])
-        order = order[n:]
+def filled(lengths, max_tokens):
+    """Batches of trees in their order: lists of indices, each of at most `max_tokens` tokens or of one tree."""
+    lists, room = [], 0
+    for i, length in enumerate(lengths):
+        if not lists or length > room:
+            lists.append([])
+            room = max_tokens
+        lists[-1].append(i)
+        room -= length
     return lists
 
 
@@ -602,9 +608,8 @@ def perplexities(model, tokenizer, samples, max_tokens=8192, progress=False):
     trees, found = [sample_tree(tokenizer, s) for s in samples], np.zeros(len(samples))
 
     def score(max_tokens):
-        for part in tqdm(like_lengths(list(map(tree_tokens, trees)), max_tokens), desc="perplexity", disable=not progress,
-                         leave=False):
-            batch = lay_out([[trees[i]] for i in part], tokenizer.pad_token_id).to(model.device)
+        for part in tqdm(filled(list(map(tree_tokens, trees)), max_tokens), desc="perplexity", disable=not progress, leave=False):
+            batch = lay_out([trees[i] for i in part]).to(model.device)
             logps = segment_sum(batch, learned_logps(model, batch))
             check_numbers(logps)
             found[part] = [math.exp(min(50.0, -logp / len(trees[i][1][0]))) for i, logp in zip(part, logps.tolist())]
@@ -725,8 +730,7 @@ def warm_up(model, tokenizer, samples, cfg, progress=True):
 
         def gradients(micro_tokens):
             optimizer.zero_grad(set_to_none=True)
-            batches = [lay_out([[update[i]] for i in part], tokenizer.pad_token_id)
-                       for part in like_lengths(list(map(tree_tokens, update)), micro_tokens)]
+            batches = [lay_out([update[i] for i in part]) for part in filled(list(map(tree_tokens, update)), micro_tokens)]
             learned, total = sum(len(b.target) for b in batches), 0.0
             for batch in batches:
                 loss = -learned_logps(model, batch.to(model.device)).sum() / learned

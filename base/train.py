@@ -27,7 +27,7 @@ from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 import synth
 from base import documents
-from sft import (ModelError, TrainingError, lay_out, learned_logits, learned_logps, like_lengths, load_model, make_folder, pick_device,
+from sft import (ModelError, TrainingError, filled, lay_out, learned_logits, learned_logps, load_model, make_folder, pick_device,
                  segment_sum, tree_tokens)
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
@@ -239,13 +239,13 @@ def where_to_look(tree, marks, rng, others=60):
     return links
 
 
-def lay_out_links(trees, links, length):
-    """Links of trees, each a row of a batch of that length -> for each head (rows, places, (links, length) bool: where to)."""
-    packed = [[] for _ in range(6)]
-    for row, (tree, found) in enumerate(zip(trees, links)):
+def lay_out_links(trees, links):
+    """Links of a batch's trees -> for each head (numbers of the trees, places in them, (links, longest tree) bool: where to)."""
+    packed, length = [[] for _ in range(6)], max(map(tree_tokens, trees))
+    for number, (tree, found) in enumerate(zip(trees, links)):
         starts = np.cumsum([0, *(len(ids) for ids, _, _ in tree)])
         for head, (segment, token), places in found:
-            packed[head].append((row, starts[segment] + token, [starts[s] + t for s, t in places]))
+            packed[head].append((number, starts[segment] + token, [starts[s] + t for s, t in places]))
     for head, part in enumerate(packed):
         where = torch.zeros(len(part), length, dtype=torch.bool)
         for n, (_, _, places) in enumerate(part):
@@ -263,23 +263,24 @@ def keep_read(model):
     return read
 
 
-def log_attention(attention, hidden, rope, mask, rows, places, where):
+def log_attention(attention, hidden, rope, batch, trees, places, where):
     """(links, heads) log of the share of attention that an attention layer's last group of heads pays to `where`.
 
-    hidden: (rows, length, width) what the layer reads; rope: (cosine, sine) of its positions; mask as in Batch; rows,
-    places: (links,) who looks; where: (links, length) bool.
+    hidden: (1, tokens, width) what the layer reads; rope: (cosine, sine) of its positions; trees, places: (links,) who looks, the
+    number of its tree in the batch and its place there; where: (links, longest tree) bool.
     """
     size, each = attention.head_dim, attention.num_key_value_groups
     turn = lambda x, cos, sin: x * cos + rotate_half(x) * sin
     key = F.linear(hidden, attention.k_proj.weight[-size:], attention.k_proj.bias[-size:])
-    query = F.linear(hidden[rows, places], attention.q_proj.weight[-each * size:], attention.q_proj.bias[-each * size:])
-    key, query = turn(key, *rope), turn(query.unflatten(-1, (each, size)), *(x[rows, places][:, None] for x in rope))
-    found = hidden.new_zeros(len(rows), each)
-    for row in rows.unique():
-        part = rows == row
-        scores = torch.einsum("qhs,ks->qhk", query[part], key[row]) * attention.scaling
-        scores = scores.masked_fill(~mask[row, 0, places[part]][:, None], -torch.inf).log_softmax(-1)
-        found[part] = scores.masked_fill(~where[part][:, None], -torch.inf).logsumexp(-1)
+    flat = batch.starts[trees] + places
+    query = F.linear(hidden[0, flat], attention.q_proj.weight[-each * size:], attention.q_proj.bias[-each * size:])
+    key, query = turn(key, *rope), turn(query.unflatten(-1, (each, size)), *(x[0, flat][:, None] for x in rope))
+    found = hidden.new_zeros(len(trees), each)
+    for tree in trees.unique().tolist():
+        part, mask, start = trees == tree, batch.masks[tree][0, 0], batch.starts[tree]
+        scores = torch.einsum("qhs,ks->qhk", query[part], key[0, start:start + len(mask)]) * attention.scaling
+        scores = scores.masked_fill(~mask[places[part]][:, None], -torch.inf).log_softmax(-1)
+        found[part] = scores.masked_fill(~where[part][:, None, :len(mask)], -torch.inf).logsumexp(-1)
     return found
 
 
@@ -316,11 +317,8 @@ def base_batches(tokenizer, seed, start=0, careless=False):
     stream = base_trees(tokenizer, seed, start, careless)
     while True:
         numbers, trees, links = zip(*itertools.islice(stream, 96))
-        lists = like_lengths(list(map(tree_tokens, trees)), BASE_TOKENS)
-        random.Random(numbers[-1]).shuffle(lists)
-        for part in lists:
-            batch = lay_out([[trees[i]] for i in part], tokenizer.pad_token_id)
-            yield numbers[-1] + 1, batch, lay_out_links([trees[i] for i in part], [links[i] for i in part], batch.ids.shape[1])
+        for part in filled(list(map(tree_tokens, trees)), BASE_TOKENS):
+            yield numbers[-1] + 1, lay_out([trees[i] for i in part]), lay_out_links([trees[i] for i in part], [links[i] for i in part])
 
 
 @torch.no_grad()
@@ -372,7 +370,7 @@ def train_base(cfg):
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=512, num_hidden_layers=5, num_attention_heads=10,
         num_key_value_heads=5, head_dim=32, tie_word_embeddings=True, max_position_embeddings=2048,
         rope_parameters={"rope_type": "default", "rope_theta": 1e5}, initializer_range=0.04, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, attn_implementation="sdpa")).to(device)
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, attn_implementation="grouped")).to(device)
     start_with_copying(model)
     if start:
         try:
@@ -420,9 +418,9 @@ def train_base(cfg):
         batch, links = batch.to(device), [[x.to(device) for x in part] for part in links]
         logps = learned_logps(model, batch)
         weight = 1 + 3 * torch.isin(batch.target, grades).float()     # a grade is one token of many, and hard to learn
-        weight += 2 * torch.isin(batch.before, links[2][0] * batch.ids.shape[1] + links[2][1]).float()    # so is a tool's name
+        weight += 2 * torch.isin(batch.before, batch.starts[links[2][0]] + links[2][1]).float()    # so is a tool's name
         loss = -(weight * logps).sum() / weight.sum()
-        looks = [-log_attention(*read[CHOOSING[head % 3]], batch.mask, *part).mean() for head, part in enumerate(links) if len(part[0])]
+        looks = [-log_attention(*read[CHOOSING[head % 3]], batch, *part).mean() for head, part in enumerate(links) if len(part[0])]
         total = loss + BASE_LOOKING * sum(looks)
         total.backward()
         if not math.isfinite(total.item()):

@@ -283,14 +283,19 @@ def test_where_heads_look_is_what_attention_says(question):
     model, rng = five_groups(len(tokenizer)), random.Random(0)
     start_with_copying(model)
     links = [train.where_to_look(part, train.token_marks(tokenizer), rng) for part in (tree, tree[:3])]
-    batch, read = lay_out([[tree], [tree[:3]]], 0), train.keep_read(model)
-    weights = model(input_ids=batch.ids, position_ids=batch.positions, attention_mask=sft.additive(batch.mask),
+    batch, read = lay_out([tree, tree[:3]]), train.keep_read(model)
+    apart = torch.block_diag(*(mask[0, 0].float() for mask in batch.masks)).bool()
+    weights = model(input_ids=batch.ids, position_ids=batch.positions, attention_mask=sft.additive(apart[None, None]),
                     output_attentions=True).attentions
-    for head, (rows, places, where) in enumerate(train.lay_out_links([tree, tree[:3]], links, batch.ids.shape[1])):
+    for head, (trees, places, where) in enumerate(train.lay_out_links([tree, tree[:3]], links)):
         layer = train.CHOOSING[head % 3]
-        ours = train.log_attention(*read[layer], batch.mask, rows, places, where).exp()
-        theirs = weights[layer][rows, -2:, places].masked_fill(~where[:, None], 0).sum(-1)
-        assert len(rows) > 2 and {0, 1} == {*rows.tolist()} and torch.allclose(ours, theirs, atol=1e-5)
+        ours = train.log_attention(*read[layer], batch, trees, places, where).exp()
+        for n, start in enumerate(batch.starts.tolist()):
+            mine, size = trees == n, batch.masks[n].shape[-1]
+            theirs = weights[layer][0, -2:, start + places[mine], start:start + size].transpose(0, 1)
+            theirs = theirs.masked_fill(~where[mine][:, None, :size], 0).sum(-1)
+            assert mine.any() and torch.allclose(ours[mine], theirs, atol=1e-5)
+        assert len(trees) > 2
 
 
 def test_heads_learn_where_to_look(question):
@@ -298,13 +303,13 @@ def test_heads_learn_where_to_look(question):
     tokenizer, _ = question
     model = five_groups(len(tokenizer))
     start_with_copying(model)
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation("grouped")
     read, shares = train.keep_read(model), []
     chosen = [model.model.layers[n].self_attn for n in train.CHOOSING]
     optimizer = torch.optim.AdamW([p for a in chosen for part in (a.q_proj, a.k_proj) for p in part.parameters()], lr=3e-3)
     for _, batch, links in itertools.islice(train.base_batches(tokenizer, "look", 9990), 60):
         learned_logps(model, batch)
-        looks = [train.log_attention(*read[train.CHOOSING[head % 3]], batch.mask, *part) for head, part in enumerate(links)]
+        looks = [train.log_attention(*read[train.CHOOSING[head % 3]], batch, *part) for head, part in enumerate(links)]
         optimizer.zero_grad()
         (-sum(look.mean() for look in looks)).backward()
         optimizer.step()

@@ -69,7 +69,7 @@ def test_pairs_go_to_trl_as_they_are_in_the_tree(qwen2, tokenizer, samples):
 def test_what_is_counted(qwen2, tokenizer, samples):
     """Pairs of tokens as the mask has them; operations as torch counts them in a forward pass of the body."""
     tree = [([1, 2, 3], -1, False), ([4, 5], 0, True), ([6], 1, True), ([7, 8], 0, True)]
-    assert bench.attended(tree) == int(sft.lay_out([[tree]], 0).mask.sum())
+    assert bench.attended(tree) == int(sft.lay_out([tree]).masks[0].sum())
     from torch.utils.flop_counter import FlopCounterMode
     size, ids = bench.sizes(qwen2), torch.ones(1, 10, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -211,7 +211,7 @@ def test_a_paired_tree_holds_what_its_pairs_need_and_no_more():
 @torch.no_grad()
 def test_a_batch_keeps_each_pair_together(policy, searched_trees):
     trees = paired(searched_trees)
-    batch, where = lay_out_trees(trees, 0)
+    batch, where = lay_out_trees(trees)
     assert len(where["visits"]) == len(where["chosen"])
     lengths = torch.bincount(batch.segment, minlength=batch.segments)
     logps = segment_sum(batch, learned_logps(policy, batch))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 import eval as evaluation
 import sft
@@ -185,6 +185,24 @@ def test_rows_attend_alone_or_together(model, prompts, call_costs, monkeypatch):
     as_before = decode(Prompts(model, prompts), index, prefixes, 12, NO_STOP, **settings)
     monkeypatch.setattr(evaluation, "CALL_COSTS", call_costs)
     assert alike(decode(Prompts(model, prompts), index, prefixes, 12, NO_STOP, **settings), as_before)
+
+
+@torch.no_grad()
+def test_prompts_side_by_side_are_as_each_alone():
+    """Together longer than the model's sliding window, whose own cache would drop the first of them."""
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        sliding_window=16, initializer_range=0.3, attn_implementation="grouped")).eval()
+    some = [[7, 8, 9, 10], [11, 12, 13, 14, 15, 16, 17, 18, 19], [20, 21, 22, 23, 24, 25, 26]]
+    drafts = [[30, 31, 32], [], [33, 34]]
+    together = Prompts(model, some, drafts)
+    for i, (prompt, draft) in enumerate(zip(some, drafts)):
+        alone = Prompts(model, [prompt], [draft])
+        for ours, theirs in zip([together.hidden[i], *itertools.chain(*together.states[i])], [alone.hidden[0], *itertools.chain(*alone.states[0])]):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        row = model.base_model(input_ids=torch.tensor([prompt])).last_hidden_state[0, -1]
+        torch.testing.assert_close(together.hidden[i][0], row, atol=1e-5, rtol=1e-5)
 
 
 def test_nothing_is_guessed_beyond_the_context():

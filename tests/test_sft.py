@@ -51,7 +51,7 @@ def test_a_tree_in_one_row_equals_its_paths(model):
     rng = random.Random(0)
     for _ in range(3):
         tree = random_tree(rng, model.config.vocab_size)
-        batch = lay_out([[tree]], 0)
+        batch = lay_out([tree])
         expected = path_by_path(model, tree)
         assert expected.std() > 0.1
         torch.testing.assert_close(learned_logps(model, batch), expected, atol=1e-5, rtol=0)
@@ -63,12 +63,14 @@ def test_a_tree_in_one_row_equals_its_paths(model):
 
 @torch.no_grad()
 def test_packing_changes_nothing(model):
-    """Several trees a row, several rows, padding: the same numbers as each tree alone."""
+    """Several trees in one row: the same numbers as each tree alone."""
     rng = random.Random(1)
     trees = [random_tree(rng, model.config.vocab_size) for _ in range(5)]
-    alone = torch.cat([learned_logps(model, lay_out([[tree]], 0)) for tree in trees])
-    for rows in ([trees], [trees[:2], trees[2:4], trees[4:]], [[tree] for tree in trees]):
-        torch.testing.assert_close(learned_logps(model, lay_out(rows, 0)), alone, atol=1e-5, rtol=0)
+    alone = torch.cat([learned_logps(model, lay_out([tree])) for tree in trees])
+    batch = lay_out(trees)
+    torch.testing.assert_close(learned_logps(model, batch), alone, atol=1e-5, rtol=0)
+    assert batch.tokens == sum(map(tree_tokens, trees)) and batch.starts.tolist() == [
+        sum(map(tree_tokens, trees[:i])) for i in range(5)]
 
 
 @pytest.mark.parametrize("positions", [None, 7, 0.5])
@@ -77,7 +79,7 @@ def test_gradients_of_a_packed_batch_are_those_of_its_paths(qwen2, monkeypatch, 
     rng = random.Random(2)
     monkeypatch.setattr(sft, "LOGITS", int(positions * qwen2.config.vocab_size) if positions else sft.LOGITS)
     trees = [random_tree(rng, qwen2.config.vocab_size) for _ in range(3)]
-    learned_logps(qwen2, lay_out([trees[:2], trees[2:]], 0)).sum().backward()
+    learned_logps(qwen2, lay_out(trees)).sum().backward()
     packed = {name: p.grad.clone() for name, p in qwen2.named_parameters()}
     qwen2.zero_grad()
     torch.cat([path_by_path(qwen2, tree) for tree in trees]).sum().backward()
@@ -100,7 +102,7 @@ def test_reduced_precision_is_near(tokenizer, tmp_path, monkeypatch, stored):
     tiny("qwen2", len(tokenizer)).to(stored).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     tree = random_tree(random.Random(3), len(tokenizer))
-    logps = lambda model: learned_logps(model, lay_out([[tree]], 0))
+    logps = lambda model: learned_logps(model, lay_out([tree]))
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     exact = logps(plain := load_model(str(tmp_path), "cpu")[0])
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
@@ -114,18 +116,18 @@ def test_reduced_precision_is_near(tokenizer, tmp_path, monkeypatch, stored):
 
 
 def test_a_batch_without_learned_segments_is_empty():
-    batch = lay_out([[[([5, 6], -1, False)]]], 0)
+    batch = lay_out([[([5, 6], -1, False)]])
     assert batch.segments == 0 and len(batch.target) == 0 and batch.ids.tolist() == [[5, 6]]
 
 
 @given(st.lists(st.integers(1, 300), max_size=40), st.integers(1, 900))
-def test_rows_of_like_length_go_together(lengths, max_tokens):
-    lists = sft.like_lengths(lengths, max_tokens)
-    assert sorted(i for part in lists for i in part) == list(range(len(lengths)))
-    for part in lists:
-        longest = max(lengths[i] for i in part)
-        assert len(part) == 1 or len(part) * longest <= max_tokens
-        assert min(lengths[i] for i in part) >= 0.6 * longest
+def test_batches_are_filled_in_order(lengths, max_tokens):
+    lists = sft.filled(lengths, max_tokens)
+    assert [i for part in lists for i in part] == list(range(len(lengths)))
+    for part, following in zip(lists, [*lists[1:], []]):
+        tokens = sum(lengths[i] for i in part)
+        assert len(part) == 1 or tokens <= max_tokens
+        assert not following or tokens + lengths[following[0]] > max_tokens
 
 
 # ---- Scores of samples --------------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def test_perplexities_are_those_of_transformers_loss(model, tokenizer, samples, 
 
 def test_the_loss_is_on_the_response_only(tokenizer, samples):
     trees = [sample_tree(tokenizer, s) for s in samples[:5]]
-    batch = lay_out([trees], tokenizer.pad_token_id)
+    batch = lay_out(trees)
     assert batch.target.tolist() == [i for s in samples[:5] for i in synth.target_ids(tokenizer, s)]
     assert batch.segments == 5
 
