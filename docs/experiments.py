@@ -5,11 +5,12 @@
     python -m docs.experiments                        # every experiment, 5 seeds: many hours on a CPU
     python -m docs.experiments --only 4 --seeds 0,1   # some of it
     python -m docs.experiments --arms "loop;same data"          # runs by name
-    python -m docs.experiments --draw                 # the tables and figures again, from the lines alone
+    python -m docs.experiments --draw --results docs  # the tables and figures of docs/results.md again, from their lines alone
 
 Run it in the repository's root. Flags that are not the runner's own are loop.py's, for all runs: --model, --n,
---device, ... Each run appends one line to results.jsonl; a command that was stopped resumes where it was. Runs in results.jsonl are not
-repeated: --results out/again --out out/again measures anew. docs/earlier has the results of earlier settings.
+--device, ... Each run appends one line to out/experiments/results.jsonl, from which results.md is drawn beside it; a command that was
+stopped resumes where it was. Runs that have a line are not repeated. docs/results.jsonl has the lines of docs/results.md, and the settings
+that it chose for this base hold where none were tried. docs/earlier has the results of earlier settings.
 
 What makes the comparisons fair. All runs of a seed share its data and its warm-up (made by the first, `loop`), and the
 seed is that of data, search and training. `cost` is the policy's computation, without the scoring of the held-out set.
@@ -46,6 +47,9 @@ from sft import (TOKENS, add_lora, context_length, fingerprint, load_lora, load_
                  save_lora, split_too_long, tree_tokens, unmerge_lora, warm_up)
 
 
+SHIPPED = Path(__file__).with_name("results.jsonl")
+
+
 @dataclass
 class Settings:
     only: str = ""                   # experiments to run, between commas; none: all of 1 to 9
@@ -56,14 +60,14 @@ class Settings:
     draw: bool = False               # run nothing, only draw
     quick: bool = False              # one small seed of everything, in a folder of its own
     out: str = "out/experiments"     # folder of the runs
-    results: str = "docs"            # folder of results.jsonl, results.md and the figures
+    results: str = "out/experiments"     # folder of results.jsonl, results.md and the figures
     sweep: str = "4,8,16,32"         # experiment 5: simulations a tree
     many_rounds: int = 10            # experiment 7
     bfcl_cases: int = 0              # experiment 8: of each category; 0: all
 
 
 # The same number for each method. Each names all that it sets, since a method starts from the best settings of the warm-up and of the
-# loop, which are tuned first. Without --tune the first is taken; {}: loop.py's defaults.
+# loop, which are tuned first. Without tries the first is taken; {}: loop.py's defaults.
 PREFERENCE = [{"pref_lr": lr, "beta": beta} for lr, beta in ((2e-4, 1.0), (4e-4, 1.0), (2e-4, 0.3))]
 SFT = [{"lr": lr} for lr in (1e-3, 5e-4, 2e-3)]
 TRIES = {
@@ -666,6 +670,9 @@ def main(argv=None):
     if not settings.draw and any(line["weights"] != weights for line in lines):
         raise ValueError(f"{settings.results}/results.jsonl has runs of other weights than those of {loop_settings(flags)[0].model}: "
                          "begin anew with another --results and --out")
+    if not (lines or settings.tune or settings.draw or settings.quick):
+        lines = [line for line in read_lines(SHIPPED) if line["try"] is not None and line["weights"] == weights]
+        write_lines(lines, Path(settings.results, "results.jsonl"))
     if settings.tune and not settings.draw:
         for method in (method for method in TRIES if method in chosen):
             for number in range(len(TRIES[method])):

@@ -1,6 +1,6 @@
 """The tables and figures of docs/results.md, from the lines of results.jsonl and nothing else.
 
-    python -m docs.experiments --draw
+    python -m docs.experiments --draw --results docs
 
 A line is a run: arm, seed, settings, tokens, what loop.score reported of each model, and for each model a string of 0s and 1s, one
 for each held-out sample (`correct`; in the same order the samples' `levels` and `requests`, letters of REQUESTS). Lines with a `try`

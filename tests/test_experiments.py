@@ -218,6 +218,25 @@ def test_processes_may_share_a_file_of_results(tmp_path):
     assert [line["arm"] for line in read(tmp_path)] == [line["arm"] for line in lines] == ["another's", "warm-up"]
 
 
+def test_settings_that_were_chosen_hold_where_none_were_tried(flags, tmp_path, monkeypatch):
+    weights = experiments.fingerprint(experiments.load_model(flags[flags.index("--model") + 1], "cpu")[0])
+    line = lambda arm, number, weights: {"arm": arm, "seed": 100, "try": number, "weights": weights, "correct": {"end": "01"[number] * 9},
+                                         "models": [{"model": "end"}]}
+    shipped = [line("RFT", 0, weights), line("RFT", 1, weights), line("SimPO", 1, "another's"), {**line("loop", 1, weights), "try": None}]
+    experiments.write_lines(shipped, tmp_path / "shipped.jsonl")
+    monkeypatch.setattr(experiments, "SHIPPED", tmp_path / "shipped.jsonl")
+    monkeypatch.setattr(experiments, "draw", lambda *_: None)
+    taken = []
+    monkeypatch.setattr(experiments, "perform", lambda arm, seed, number, settings, flags, lines, weights:
+                        taken.append((arm.name, experiments.tuned(lines, arm.name))))
+    command = ["--only", "4,5", "--arms", "RFT;SimPO", "--seeds", "7", "--results", str(tmp_path / "new"), *flags]
+    experiments.main(command)
+    assert taken == [("RFT", experiments.TRIES["RFT"][1]), ("SimPO", experiments.TRIES["SimPO"][0])]
+    assert read(tmp_path / "new") == shipped[:2]
+    experiments.main(command)      # nothing is added twice
+    assert read(tmp_path / "new") == shipped[:2]
+
+
 def test_commands_name_what_was_run():
     arms = experiments.all_arms(experiments.Settings())
     line = lambda arm, seed, experiments, number=None, **runner: {"arm": arm, "seed": seed, "experiments": experiments, "try": number,
