@@ -223,7 +223,7 @@ def pair_logps(logps, lengths, where, reference, cfg):
 
 
 def micro_batches(trees, micro_tokens):
-    """(Batch, where its pairs are, its trees) of each forward pass over trees, at most `micro_tokens` tokens each."""
+    """(Batch, where its pairs are, its trees) of each forward pass over trees, of at most `micro_tokens` tokens or one tree."""
     for part in filled([tree_tokens(tree.segments) for tree in trees], micro_tokens):
         part = [trees[i] for i in part]
         yield *lay_out_trees(part), part
@@ -262,7 +262,7 @@ def check_loss(name):
 
 
 @torch.no_grad()
-def segment_logps(model, tokenizer, trees, micro_tokens):
+def segment_logps(model, trees, micro_tokens):
     """Log-probabilities in nats of PairedTrees' learned segments under the policy, dropout off: {id(tree): (segments,)}, and the tokens
     a forward pass that the device's memory holds."""
     model.eval()
@@ -278,7 +278,7 @@ def segment_logps(model, tokenizer, trees, micro_tokens):
     return within_memory(score, micro_tokens)
 
 
-def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
+def optimize(model, trees, cfg, seed=0, progress=True):
     """Preference optimization of the LoRA layers on PairedTrees (docs/method.md, 2d); the list is shuffled.
 
     Returns a list with one record an update: loss, accuracy (share of pairs whose chosen fragment is ahead), margin
@@ -292,7 +292,7 @@ def optimize(model, tokenizer, trees, cfg, seed=0, progress=True):
     optimizer = torch.optim.AdamW(lora_parameters(model), lr=cfg.pref_lr, weight_decay=0.0)
     reference, log, micro_tokens = {}, [], cfg.pref_micro_tokens
     if LOSSES[cfg.loss].reference:       # the policy at the start of the round
-        reference, micro_tokens = segment_logps(model, tokenizer, trees, micro_tokens)
+        reference, micro_tokens = segment_logps(model, trees, micro_tokens)
     train_lora(model)
     for step, update in enumerate(bar := tqdm(updates, desc="optimize", disable=not progress, leave=False)):
         for group in optimizer.param_groups:
@@ -378,7 +378,7 @@ def main(argv=None):
                          "on, --outcome, --min_gap, --min_chosen, --near and --across)")
     torch.manual_seed(files.seed)
     add_lora(model, files.rank, files.alpha, files.dropout, files.targets)
-    log = optimize(model, tokenizer, trees, cfg, files.seed)
+    log = optimize(model, trees, cfg, files.seed)
     save_lora(model, files.out)
     save_model(model, tokenizer, files.out)
     print(f"{files.out}: {sum(len(t.chosen) for t in trees)} pairs in {len(trees)} trees, {len(log)} updates, {trend(log)}")

@@ -123,7 +123,7 @@ class Prompts:
 
     @torch.inference_mode()
     def __init__(self, model, prompts, drafts=None, max_tokens=4096):
-        """prompts: lists of token ids, each at least one long; max_tokens: tokens a forward pass.
+        """prompts: lists of token ids, each at least one long; max_tokens: tokens a forward pass, or one prompt.
 
         drafts: token ids that probably follow each prompt. They do not change what is decoded; they go through the model with the
         prompt, and each one that a continuation samples anyway saves it a pass (speculative decoding, Leviathan et al.,

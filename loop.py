@@ -110,11 +110,11 @@ def pair_up(trees, search_cfg, pref_cfg, keep=None):
     return pairs, [tree for tree in paired if tree]
 
 
-def unsettled(model, tokenizer, settled, micro_tokens, trees, pairs):
+def unsettled(model, settled, micro_tokens, trees, pairs):
     """Of each tree's pairs those whose chosen step the policy prefers by at most `settled` nats. The others would be as new as any to DPO,
     whose reference is the policy as it is now."""
     paired = [paired_tree(tree, found, sft=False) for tree, found in zip(trees, pairs)]      # None where there is no pair
-    logps, _ = segment_logps(model, tokenizer, list(filter(None, paired)), micro_tokens)
+    logps, _ = segment_logps(model, list(filter(None, paired)), micro_tokens)
     gaps = [(logps[id(one)][one.chosen] - logps[id(one)][one.rejected]).tolist() if one else [] for one in paired]
     return [[pair for pair, gap in zip(found, those) if gap <= settled] for found, those in zip(pairs, gaps)]
 
@@ -428,13 +428,13 @@ def main(argv=None, hardness=None, search=search, prepared=False):
                 replayed = random.Random(1000 * cfg.seed + i).sample(train, min(len(train), round(cfg.replay * len(trees))))
                 paired += [original(tokenizer, sample) for sample in replayed]
                 begun = time.time()
-                keep = partial(unsettled, model, tokenizer, cfg.settled, pref_cfg.pref_micro_tokens) if cfg.settled else None
+                keep = partial(unsettled, model, cfg.settled, pref_cfg.pref_micro_tokens) if cfg.settled else None
                 for earlier in range(max(1, i - cfg.remember), i):
                     paired += pair_up(read_trees(out / f"iter{earlier}" / "trees.jsonl"), search_cfg, pref_cfg, keep)[1]
                 if not any(pairs):
                     print(f"round {i}: the search found no pair" + ", the policy stays as it is" * (not pref_cfg.sft_weight))
                 if any(pairs) or paired and pref_cfg.sft_weight:
-                    log = optimize(model, tokenizer, paired, pref_cfg, seed=1000 * cfg.seed + i)
+                    log = optimize(model, paired, pref_cfg, seed=1000 * cfg.seed + i)
                     (folder / "optimize.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log), encoding="utf-8")
                     print(f"round {i}: {len(log)} updates, {trend(log)}")
                 seconds["optimize"] = time.time() - begun

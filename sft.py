@@ -125,7 +125,7 @@ def within_memory(work, tokens):
 
 
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """SDPA of several sequences whose queries are side by side in one row, (1, heads, queries, size): the mask has `trees` or `parts`.
+    """SDPA; if the mask has `trees` or `parts`, of several sequences whose queries are side by side in one row, (1, heads, queries, size).
 
     trees (`read_batch`): their masks, one after the other. parts (decoding): key, value are a cache, (rows, KV heads, places, size),
     and each part (rows, places, taken, mask): slices of rows and of cache places; the indices of their queries, (rows, length),
@@ -191,7 +191,7 @@ def load_model(path, device="auto"):
     size, known = model.get_input_embeddings().num_embeddings, tokenizer.get_vocab()
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= size:
         known.pop(tokenizer.pad_token, None)
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)     # masked, whatever it is
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)     # unused here, where nothing is padded
     if not tokenizer("a b")["input_ids"] or max(known.values()) >= size:
         raise ModelError(f"{path}: its tokenizer is not the model's: {len(known)} tokens, for an embedding of {size}")
     return model, tokenizer

@@ -275,9 +275,9 @@ def log_attention(attention, hidden, rope, batch, trees, places, where):
     flat = batch.starts[trees] + places
     query = F.linear(hidden[0, flat], attention.q_proj.weight[-each * size:], attention.q_proj.bias[-each * size:])
     key, query = turn(key, *rope), turn(query.unflatten(-1, (each, size)), *(x[0, flat][:, None] for x in rope))
-    found = hidden.new_zeros(len(trees), each)
+    found, starts = hidden.new_zeros(len(trees), each), batch.starts.tolist()
     for tree in trees.unique().tolist():
-        part, mask, start = trees == tree, batch.masks[tree][0, 0], batch.starts[tree]
+        part, mask, start = trees == tree, batch.masks[tree][0, 0], starts[tree]
         scores = torch.einsum("qhs,ks->qhk", query[part], key[0, start:start + len(mask)]) * attention.scaling
         scores = scores.masked_fill(~mask[places[part]][:, None], -torch.inf).log_softmax(-1)
         found[part] = scores.masked_fill(~where[part][:, None, :len(mask)], -torch.inf).logsumexp(-1)

@@ -448,10 +448,10 @@ def found_by_search(run):
     return {}, {"found": results, "copies": copies}
 
 
-def preferred(model, tokenizer, trees):
+def preferred(model, trees):
     """Of PairedTrees: how many pairs, in what percent of them the chosen fragment is the likelier one, and the median, in nats,
     of how much likelier."""
-    logps, _ = segment_logps(model, tokenizer, trees, DPOConfig.pref_micro_tokens)
+    logps, _ = segment_logps(model, trees, DPOConfig.pref_micro_tokens)
     gaps = torch.cat([logps[id(tree)][tree.chosen] - logps[id(tree)][tree.rejected] for tree in trees]).tolist()
     return {"pairs": len(gaps), "preferred": 100 * float(np.mean(np.array(gaps) > 0)), "nats": float(np.median(gaps))}
 
@@ -497,7 +497,7 @@ def what_carries_over(run):
              for name, grown in trees.items()}
     after, _ = run.load(run.warm / "iter1")
     merge_lora(after)
-    return {}, {"correct": correct, "pairs": {name: {"before": preferred(model, tokenizer, found), "after": preferred(after, tokenizer, found)}
+    return {}, {"correct": correct, "pairs": {name: {"before": preferred(model, found), "after": preferred(after, found)}
                                               for name, found in pairs.items() if found}}
 
 

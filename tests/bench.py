@@ -290,11 +290,11 @@ def preference_ours(cfg, path="", most=0, grown=0, shape=""):
     trees = [dpo.paired_tree(tree, pairs, sft=False) for tree, pairs in chosen]
     settings = dpo.DPOConfig(sft_weight=0.0)
     learned = settings.pref_epochs * sum(len(ids) for t in trees for ids, _, learned in t.segments if learned)
-    dpo.optimize(model, tokenizer, trees[:4], settings, progress=False)
+    dpo.optimize(model, trees[:4], settings, progress=False)
     while True:
         sft.reset_lora(model)
         yield
-        dpo.optimize(model, tokenizer, list(trees), settings, progress=False)
+        dpo.optimize(model, list(trees), settings, progress=False)
         yield {"units": settings.pref_epochs * sum(len(t.chosen) for t in trees), "head": learned, "trees": len(trees)}
 
 
@@ -486,11 +486,11 @@ def limit_preference(cfg, path):
     trees, settings = [dpo.paired_tree(*tp, sft=False) for tp in trees_and_pairs(path, 0)], dpo.DPOConfig(sft_weight=0.0)
     learned, size = sum(len(ids) for t in trees for ids, _, learned in t.segments if learned), sizes(model)
     pairs, epochs = sum(attended(t.segments) for t in trees), settings.pref_epochs
-    dpo.optimize(model, tokenizer, trees[:4], settings, progress=False)
+    dpo.optimize(model, trees[:4], settings, progress=False)
     while True:
         sft.reset_lora(model)
         yield
-        dpo.optimize(model, tokenizer, list(trees), settings, progress=False)
+        dpo.optimize(model, list(trees), settings, progress=False)
         scored, trained = sft.TOKENS["scored"], sft.TOKENS["trained"]
         reference = 2 * size["head"] * learned + 4 * size["attention"] * pairs
         yield {"units": epochs * sum(len(t.chosen) for t in trees),

@@ -98,7 +98,9 @@ def test_packed_trees_equal_pairs_one_by_one(policy, tokenizer, searched_trees, 
     """Loss and LoRA gradients, several trees a batch and several forward passes an update; after the first update the
     policy has moved away from its reference."""
     cfg = DPOConfig(loss=loss, beta=0.7, sft_weight=sft_weight, smooth_by_visits=smooth and loss == "dpo", pref_epochs=2, pref_batch=9,
-                    pref_micro_tokens=120)
+                    pref_micro_tokens=60)
+    passes = [len(part) for *_, part in dpo.micro_batches(paired(searched_trees, bool(sft_weight)), 60)]
+    assert len(passes) > 1 and max(passes) > 1
     noise = [0.05 * torch.randn(p.shape) for p in lora_parameters(policy)]
     seen = []
 
@@ -109,7 +111,7 @@ def test_packed_trees_equal_pairs_one_by_one(policy, tokenizer, searched_trees, 
             p.grad = None
     monkeypatch.setattr(dpo, "step_or_stop", step)
     state = [p.detach().clone() for p in lora_parameters(policy)]
-    optimize(policy, tokenizer, paired(searched_trees, bool(sft_weight)), cfg, progress=False)
+    optimize(policy, paired(searched_trees, bool(sft_weight)), cfg, progress=False)
     assert len(seen) == 2
 
     for p, start in zip(lora_parameters(policy), state):
@@ -131,7 +133,7 @@ def test_packed_trees_equal_pairs_one_by_one(policy, tokenizer, searched_trees, 
 def test_the_reference_is_the_policy_at_the_start(policy, tokenizer, searched_trees, loss):
     """So before the first update nothing is ahead of its reference."""
     cfg = DPOConfig(loss=loss, sft_weight=0.0, pref_epochs=1, pref_batch=9)
-    first, = optimize(policy, tokenizer, paired(searched_trees), cfg, progress=False)
+    first, = optimize(policy, paired(searched_trees), cfg, progress=False)
     assert first["margin"] == pytest.approx(0, abs=1e-5)
     assert first["loss"] == pytest.approx(math.log(2) if loss == "dpo" else (1 / (2 * cfg.beta)) ** 2, rel=1e-4)
 
@@ -142,7 +144,7 @@ def test_the_reference_is_without_dropout(model, tokenizer):
     shake(model, 0.3)
     cfg = DPOConfig(loss="dpo", sft_weight=0.0, pref_epochs=1, pref_batch=9)
     trees = [searched(seed, model.config.vocab_size) for seed in range(5)]
-    first, = optimize(model, tokenizer, paired(trees), cfg, progress=False)
+    first, = optimize(model, paired(trees), cfg, progress=False)
     assert abs(first["margin"]) > 1e-3 and not model.training  # the policy has it while it learns
 
 
@@ -154,7 +156,7 @@ def test_optimizing_prefers_what_was_chosen(qwen2, tokenizer, loss):
     trees = [searched(seed, qwen2.config.vocab_size) for seed in range(6)]
     cfg = DPOConfig(loss=loss, beta={"simpo": 2.0, "ipo": 0.2}.get(loss, 0.5), sft_weight=0.0, pref_lr=1e-2, pref_epochs=15,
                     pref_batch=3)
-    log = optimize(qwen2, tokenizer, paired(trees), cfg, progress=False)
+    log = optimize(qwen2, paired(trees), cfg, progress=False)
     n_pairs = sum(len(preference_pairs(tree, SearchConfig())) for tree in trees)
     assert len(log) == 30 and log[0]["pairs"] + log[1]["pairs"] == n_pairs
     assert all(set(r) == {"loss", "accuracy", "margin", "sft", "pairs"} for r in log)
@@ -173,7 +175,7 @@ def test_the_sft_term_raises_right_responses(qwen2, tokenizer):
     add_lora(qwen2, rank=4, alpha=8)
     trees = [searched(seed, qwen2.config.vocab_size) for seed in (0, 2, 4)]
     cfg = DPOConfig(loss="dpo", sft_weight=1.0, pref_lr=1e-2, pref_epochs=8, pref_batch=3)
-    log = optimize(qwen2, tokenizer, paired(trees), cfg, progress=False)
+    log = optimize(qwen2, paired(trees), cfg, progress=False)
     assert log[-1]["sft"] < log[0]["sft"] - 0.5
 
 
@@ -183,7 +185,7 @@ def test_the_same_seed_gives_the_same_weights(qwen2, tokenizer):
         torch.manual_seed(0)
         add_lora(qwen2, rank=4, alpha=8, dropout=0.1)
         trees = [searched(seed, qwen2.config.vocab_size) for seed in range(5)]
-        optimize(qwen2, tokenizer, paired(trees), DPOConfig(pref_batch=2), seed=4, progress=False)
+        optimize(qwen2, paired(trees), DPOConfig(pref_batch=2), seed=4, progress=False)
         results.append([p.detach().clone() for p in lora_parameters(qwen2)])
         sft.reset_lora(qwen2)
         sft.fold_lora(qwen2)
@@ -235,7 +237,7 @@ def test_the_bases_own_dropout_stays_off(tokenizer, searched_trees):
     for dropout, still in ((0.0, True), (0.5, False)):
         policy = add_lora(copy.deepcopy(gpt2), rank=2, alpha=4, dropout=dropout)
         shake(policy)
-        first, = optimize(policy, tokenizer, paired(searched_trees), DPOConfig(pref_batch=99), progress=False)
+        first, = optimize(policy, paired(searched_trees), DPOConfig(pref_batch=99), progress=False)
         assert (abs(first["margin"]) < 1e-5) == still and first["pairs"]
         assert not any(module.training for module in policy.modules())
 
@@ -252,12 +254,12 @@ def test_the_trend_is_of_the_updates_that_had_pairs():
 
 def test_unknown_losses_and_losses_that_are_no_number(policy, tokenizer, searched_trees):
     with pytest.raises(ValueError, match="--loss is one of dpo, ipo, simpo, orpo .got kto."):
-        optimize(policy, tokenizer, paired(searched_trees), DPOConfig(loss="kto"), progress=False)
+        optimize(policy, paired(searched_trees), DPOConfig(loss="kto"), progress=False)
     before = [p.clone() for p in lora_parameters(policy)]
     with torch.no_grad():
         policy.model.norm.weight[0] = float("nan")
     with pytest.raises(sft.TrainingError, match="the loss is nan at step 0"):
-        optimize(policy, tokenizer, paired(searched_trees), DPOConfig(), progress=False)
+        optimize(policy, paired(searched_trees), DPOConfig(), progress=False)
     assert all(map(torch.equal, before, lora_parameters(policy)))
 
 
@@ -266,7 +268,7 @@ def test_a_loss_of_ones_own_is_a_line(policy, tokenizer, searched_trees, monkeyp
     def cpo(p, beta, gamma):
         return -torch.nn.functional.logsigmoid(beta * (p.chosen - p.rejected)) - p.chosen
     monkeypatch.setitem(LOSSES, "cpo", Loss(cpo, reference=False, mean=False))
-    first, = optimize(policy, tokenizer, paired(searched_trees), DPOConfig(loss="cpo", beta=0.5, pref_batch=9), progress=False)
+    first, = optimize(policy, paired(searched_trees), DPOConfig(loss="cpo", beta=0.5, pref_batch=9), progress=False)
     policy.eval()
     _, sums = pair_by_pair(policy, searched_trees, DPOConfig(loss="dpo"))
     assert len(sums) == first["pairs"]

@@ -147,9 +147,9 @@ def test_a_search_without_pairs_is_scored_and_the_loop_goes_on(finished, tmp_pat
 def test_a_round_trains_on_the_pairs_of_as_many_rounds_before_as_it_remembers(finished, tmp_path, monkeypatch):
     optimize, trained = loop.optimize, []
 
-    def counted(model, tokenizer, trees, *rest, **named):
+    def counted(model, trees, *rest, **named):
         trained.append(sum(len(tree.chosen) for tree in trees))
-        return optimize(model, tokenizer, trees, *rest, **named)
+        return optimize(model, trees, *rest, **named)
     monkeypatch.setattr(loop, "optimize", counted)
     loop.main(arguments(finished[0], tmp_path / "run", "--iters", "3", "--remember", "1", "--replay", "0"))
     found = [len((tmp_path / "run" / f"iter{i}" / "pairs.jsonl").read_text().splitlines()) for i in (1, 2, 3)]
@@ -278,7 +278,7 @@ def test_pairs_that_the_policy_has_settled_are_left_out(finished):
         return logps.gather(1, torch.tensor(step)[:, None]).sum().item()
     gaps = {(id(tree), pair): logp(tree, pair[0]) - logp(tree, pair[1]) for tree, found in zip(trees, pairs) for pair in found}
     middle = sorted(gaps.values())[len(gaps) // 2] + 1e-4
-    left = loop.unsettled(model, tokenizer, middle, 256, trees, pairs)
+    left = loop.unsettled(model, middle, 256, trees, pairs)
     assert len(gaps) > 2 and [[pair for pair in found if gaps[id(tree), pair] <= middle] for tree, found in zip(trees, pairs)] == left
     pairs_left, paired = loop.pair_up(trees, search_cfg, pref_cfg, lambda trees, pairs: left)
     assert pairs_left == left and sum(len(tree.chosen) for tree in paired) == len(sum(left, []))

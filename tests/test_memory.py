@@ -28,7 +28,7 @@ def warm_up(model, tokenizer, samples):
 def prefer(model, tokenizer, samples):
     trees = search(model, tokenizer, samples[:6], SEARCH, progress=False)
     paired = [paired_tree(tree, preference_pairs(tree, SEARCH)) for tree in trees]
-    return learn(model, lambda m: optimize(m, tokenizer, paired, DPOConfig(), progress=False))
+    return learn(model, lambda m: optimize(m, paired, DPOConfig(), progress=False))
 
 
 def grow(model, tokenizer, samples):

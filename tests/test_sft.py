@@ -289,7 +289,7 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer, tmp_path):
 
 
 def test_a_padding_token_without_an_embedding_is_replaced(chatml, tmp_path):
-    """As some add it to a tokenizer alone: it is always masked, so any other token serves."""
+    """As some add it to a tokenizer alone: nothing is padded here, so any other token serves."""
     padded = copy.deepcopy(chatml)
     padded.add_special_tokens({"pad_token": "<|nothing|>"})
     tiny("qwen2", len(chatml)).save_pretrained(tmp_path)
