@@ -671,8 +671,8 @@ def base_samples(n, sizes, seed, written=False):
         if grade in ("fair", "acceptable"):
             schemas = [t.schema() for t in tools]
             messages = [{"role": "user", "content": say(rng, wish, phrasing)}]
-            samples.append(Sample(f"base-{len(samples)}", schemas, messages, format_calls(calls), level_of(schemas, calls),
-                                  f"{len(tools)} tools", wish.forms, "%d-%02d-%02d" % today))
+            samples.append(Sample(f"{'written' if written else 'random'}-{sizes[-1]}-{len(samples)}", schemas, messages, format_calls(calls),
+                                  level_of(schemas, calls), f"{len(tools)} tools", wish.forms, "%d-%02d-%02d" % today))
             wrong.append(format_calls(other))
     return samples, wrong
 
