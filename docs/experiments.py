@@ -9,8 +9,8 @@
 
 Run it in the repository's root. Flags that are not the runner's own are loop.py's, for all runs: --model, --n,
 --device, ... Each run appends one line to out/experiments/results.jsonl, from which results.md is drawn beside it; a command that was
-stopped resumes where it was. Runs that have a line are not repeated. docs/results.jsonl has the lines of docs/results.md, and the settings
-that it chose for this base hold where none were tried. docs/earlier has the results of earlier settings.
+stopped resumes where it was. Runs that have a line are not repeated. docs/results.jsonl has the lines of docs/results.md; a folder without
+lines starts with the settings tried there, if the model is the same. docs/earlier has the results of earlier settings.
 
 What makes the comparisons fair. All runs of a seed share its data and its warm-up (made by the first, `loop`), and the
 seed is that of data, search and training. `cost` is the policy's computation, without the scoring of the held-out set.
@@ -60,7 +60,7 @@ class Settings:
     draw: bool = False               # run nothing, only draw
     quick: bool = False              # one small seed of everything, in a folder of its own
     out: str = "out/experiments"     # folder of the runs
-    results: str = "out/experiments"     # folder of results.jsonl, results.md and the figures
+    results: str = ""                # folder of results.jsonl, results.md and the figures; none: --out
     sweep: str = "4,8,16,32"         # experiment 5: simulations a tree
     many_rounds: int = 10            # experiment 7
     bfcl_cases: int = 0              # experiment 8: of each category; 0: all
@@ -646,15 +646,18 @@ def main(argv=None):
     if settings.quick:
         flags = [*as_flags(QUICK), *flags]
         settings = replace(settings, seeds="0", out="out/quick" if settings.out == Settings.out else settings.out,
-                           results="out/quick" if settings.results == Settings.results else settings.results,
                            sweep="2,4", many_rounds=3, bfcl_cases=4)
+    settings = replace(settings, results=settings.results or settings.out)
     given = {flag.split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
     tried = {f"__{key}" for tries in TRIES.values() for one in tries for key in one}
     if {"__data", "__eval_split", "__seed"} & given:
         raise ValueError("--data, --eval_split and --seed are the runner's: experiments need the simulated world, and have --seeds")
     if tried & given:
         raise ValueError(f"--{min(tried & given)[2:]} is what each method's tries set: change TRIES in docs/experiments.py")
-    lines = read_lines(Path(settings.results, "results.jsonl"))
+    path = Path(settings.results, "results.jsonl")
+    lines = read_lines(path)
+    if settings.draw and not lines:
+        raise ValueError(f"{path} has no run to draw (those of docs/results.md: --results docs)")
     arms = {"warm-up": Arm("warm-up", "", plain), **{arm.name: arm for arm in all_arms(settings)}}
     known = TRIES if settings.tune else [name for name in arms if name != "warm-up"]
     chosen = settings.arms.split(";") if settings.arms else known
@@ -668,11 +671,10 @@ def main(argv=None):
         wanted -= {"8"}
     weights = "" if settings.draw else fingerprint(load_model(loop_settings(flags)[0].model, "cpu")[0])
     if not settings.draw and any(line["weights"] != weights for line in lines):
-        raise ValueError(f"{settings.results}/results.jsonl has runs of other weights than those of {loop_settings(flags)[0].model}: "
-                         "begin anew with another --results and --out")
+        raise ValueError(f"{path} has runs of other weights than those of {loop_settings(flags)[0].model}: begin anew with another --out")
     if not (lines or settings.tune or settings.draw or settings.quick):
         lines = [line for line in read_lines(SHIPPED) if line["try"] is not None and line["weights"] == weights]
-        write_lines(lines, Path(settings.results, "results.jsonl"))
+        write_lines(lines, path)
     if settings.tune and not settings.draw:
         for method in (method for method in TRIES if method in chosen):
             for number in range(len(TRIES[method])):

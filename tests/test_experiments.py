@@ -229,7 +229,9 @@ def test_settings_that_were_chosen_hold_where_none_were_tried(flags, tmp_path, m
     taken = []
     monkeypatch.setattr(experiments, "perform", lambda arm, seed, number, settings, flags, lines, weights:
                         taken.append((arm.name, experiments.tuned(lines, arm.name))))
-    command = ["--only", "4,5", "--arms", "RFT;SimPO", "--seeds", "7", "--results", str(tmp_path / "new"), *flags]
+    command = ["--only", "4,5", "--arms", "RFT;SimPO", "--seeds", "7", "--out", str(tmp_path / "new"), *flags]
+    with pytest.raises(ValueError, match="new.results.jsonl has no run to draw"):
+        experiments.main([*command, "--draw"])
     experiments.main(command)
     assert taken == [("RFT", experiments.TRIES["RFT"][1]), ("SimPO", experiments.TRIES["SimPO"][0])]
     assert read(tmp_path / "new") == shipped[:2]
